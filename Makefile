@@ -1,0 +1,92 @@
+# `make help` lists the targets: the text after ## is their help.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Go's own tarball does not put itself on PATH, Debian keeps some of the tools
+# the tests call in sbin.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+GO ?= go
+
+# Everything is compiled as it is shipped, and so only once.
+export CGO_ENABLED := 0
+export GOFLAGS := $(GOFLAGS) -trimpath
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
+LDFLAGS := -s -w
+PROGRAMS := muster musterd musterctl
+
+# The linter is a tool, not a part of the product: it stays out of go.mod.
+LINT_VERSION := v2.15.0
+LINT := .cache/golangci-lint-$(LINT_VERSION)/golangci-lint
+SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require engine)
+
+BENCH ?= .
+FUZZTIME ?= 1m
+TESTFLAGS ?=
+ROUNDS ?= 20
+TAGS ?=
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build muster, musterd and musterctl into bin/
+	@mkdir -p bin
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+test: setup test-unit test-lab ## run every test; installs what they need (root or sudo, Debian)
+
+setup: ## install what the tests need, Docker's engine included
+	examples/lab/require git:git systemd-analyze:systemd ss:iproute2 ssh:openssh-client \
+	  ssh-keygen:openssh-client etcdctl:etcd-client docker:docker.io dockerd:docker.io \
+	  debootstrap:debootstrap iptables:iptables
+
+test-unit: ## run the tests that need neither root nor Docker
+	$(GO) vet ./...
+	$(GO) test -timeout 20m $(TESTFLAGS) ./...
+
+test-race: ## run the same tests under the race detector
+	examples/lab/require gcc:build-essential
+	CGO_ENABLED=1 $(GO) test -race -timeout 40m $(TESTFLAGS) ./...
+
+test-faults: ## kill and stop leaders ROUNDS (20) times under load; TAGS=plant_... must fail
+	$(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/clustertest -rounds $(ROUNDS)
+	$(GO) test -count=1 -timeout 20m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/replica
+
+test-lab: build ## install a cluster on three systemd hosts in containers, and break it
+	$(GO) test -count=1 -tags lab -timeout 15m -v $(TESTFLAGS) ./examples/lab
+
+lint: $(LINT) ## run golangci-lint (installed into .cache) and shellcheck; compare the README's table
+	$(LINT) run ./...
+	$(LINT) run --build-tags lab ./examples/lab
+	examples/lab/require shellcheck:shellcheck
+	shellcheck -x -P examples/lab $(SCRIPTS)
+	@$(GO) list -m -f '{{if not (or .Main .Indirect)}}`{{.Path}}` | {{.Version}}{{end}}' all | while read -r row; do \
+	  grep -qF "| $$row |" README.md || { echo "the README's dependency table lacks: $$row"; exit 1; }; \
+	done
+
+$(LINT):
+	GOBIN=$(abspath $(@D)) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+bench: ## run the benchmarks (BENCH=regexp selects)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+fuzz: ## run each fuzz target for FUZZTIME (1m)
+	@for package in $$($(GO) list ./...); do \
+	  tests=$$($(GO) test -list '^Fuzz' $$package); \
+	  for target in $$(grep '^Fuzz' <<<"$$tests" || true); do \
+	    echo "$$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+	  done; \
+	done
+
+dist: ## make the release archives and their checksums in dist/
+	.ci/dist $(VERSION)
+
+clean: ## remove what build, dist and lint made
+	rm -rf bin dist .cache
+
+.NOTPARALLEL:
+.PHONY: help build test setup test-unit test-race test-faults test-lab lint bench fuzz dist clean
