@@ -1,0 +1,213 @@
+package pki
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cloudflare/cfssl/config"
+	"github.com/cloudflare/cfssl/csr"
+	"github.com/cloudflare/cfssl/helpers"
+	"github.com/cloudflare/cfssl/initca"
+	cfssllog "github.com/cloudflare/cfssl/log"
+	"github.com/cloudflare/cfssl/signer"
+	"github.com/cloudflare/cfssl/signer/local"
+)
+
+const (
+	caCommonName = "etcd-ca"
+
+	// backdate tolerates hosts whose clock is behind the workstation's. cfssl
+	// subtracts the same from a CA, at the expense of its lifetime.
+	backdate = 5 * time.Minute
+
+	reasonMissing = "missing"
+)
+
+// quietly stops cfssl from printing what it does. Its failures are returned
+// as errors as well, so nothing is lost.
+var quietly = sync.OnceFunc(func() { cfssllog.Level = cfssllog.LevelFatal })
+
+// authority is a CA. The key is nil when the directory does not hold it.
+type authority struct {
+	certPEM []byte
+	cert    *x509.Certificate
+	key     crypto.Signer
+}
+
+// parseAuthority reads a CA and checks that its parts belong together. The
+// key may be empty.
+func parseAuthority(certPEM, keyPEM []byte) (authority, error) {
+	cert, err := helpers.ParseCertificatePEM(certPEM)
+	if err != nil {
+		return authority{}, fmt.Errorf("%s holds no single certificate: %w", caCert, err)
+	}
+	if !cert.IsCA {
+		return authority{}, fmt.Errorf("%s is the certificate of %q, which is not a CA", caCert, cert.Subject.CommonName)
+	}
+	ca := authority{certPEM: certPEM, cert: cert}
+	if len(keyPEM) == 0 {
+		return ca, nil
+	}
+	ca.key, err = helpers.ParsePrivateKeyPEM(keyPEM)
+	if err != nil {
+		return authority{}, fmt.Errorf("%s holds no private key: %w", caKey, err)
+	}
+	if !samePublicKey(cert.PublicKey, ca.key.Public()) {
+		return authority{}, fmt.Errorf("%s and %s do not belong together", caCert, caKey)
+	}
+	return ca, nil
+}
+
+func samePublicKey(a, b crypto.PublicKey) bool {
+	key, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && key.Equal(b)
+}
+
+// newKey returns a new private key in PEM.
+func newKey(a Algorithm) ([]byte, error) {
+	quietly()
+	_, key, err := csr.ParseRequest(&csr.CertificateRequest{KeyRequest: a.request()})
+	return key, err
+}
+
+func (a Algorithm) request() *csr.KeyRequest {
+	switch a {
+	case RSA2048:
+		return &csr.KeyRequest{A: "rsa", S: 2048}
+	case RSA4096:
+		return &csr.KeyRequest{A: "rsa", S: 4096}
+	default:
+		return &csr.KeyRequest{A: "ecdsa", S: 256}
+	}
+}
+
+// of says whether a public key is of this algorithm.
+func (a Algorithm) of(key crypto.PublicKey) bool {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		return a == ECDSAP256 && k.Curve == elliptic.P256()
+	case *rsa.PublicKey:
+		return a == RSA2048 && k.N.BitLen() == 2048 || a == RSA4096 && k.N.BitLen() == 4096
+	}
+	return false
+}
+
+// selfSign returns the certificate of a new CA that has the given key.
+func selfSign(keyPEM []byte, lifetime time.Duration) ([]byte, error) {
+	quietly()
+	key, err := helpers.ParsePrivateKeyPEM(keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	cert, _, err := initca.NewFromSigner(&csr.CertificateRequest{
+		CN: caCommonName,
+		CA: &csr.CAConfig{Expiry: (lifetime + backdate).String()},
+	}, key)
+	return cert, err
+}
+
+// issue makes a key and a certificate for it.
+func (ca authority) issue(want leaf, algorithm Algorithm, now time.Time, lifetime time.Duration) (Pair, error) {
+	quietly()
+	request, key, err := csr.ParseRequest(&csr.CertificateRequest{
+		CN: want.commonName, Hosts: want.sans, KeyRequest: algorithm.request(),
+	})
+	if err != nil {
+		return Pair{}, err
+	}
+	profile := &config.SigningProfile{
+		Usage:  append([]string{"digital signature", "key encipherment"}, usageNames(want.usages)...),
+		Expiry: lifetime,
+	}
+	s, err := local.NewSigner(ca.key, ca.cert, signer.DefaultSigAlgo(ca.key), &config.Signing{Default: profile})
+	if err != nil {
+		return Pair{}, err
+	}
+	notAfter := now.Add(lifetime)
+	if notAfter.After(ca.cert.NotAfter) {
+		notAfter = ca.cert.NotAfter
+	}
+	cert, err := s.Sign(signer.SignRequest{
+		Request:   string(request),
+		NotBefore: now.Add(-backdate),
+		NotAfter:  notAfter,
+	})
+	if err != nil {
+		return Pair{}, err
+	}
+	return Pair{Cert: cert, Key: key}, nil
+}
+
+func usageNames(usages []x509.ExtKeyUsage) []string {
+	var names []string
+	for _, u := range usages {
+		switch u {
+		case x509.ExtKeyUsageServerAuth:
+			names = append(names, "server auth")
+		case x509.ExtKeyUsageClientAuth:
+			names = append(names, "client auth")
+		}
+	}
+	return names
+}
+
+// misfit says why a pair cannot stay what the leaf needs, or "".
+func (ca authority) misfit(pair Pair, want leaf, algorithm Algorithm, now time.Time) string {
+	cert, err := parseLeaf(pair)
+	if err != nil {
+		return err.Error()
+	}
+	lifetime := cert.NotAfter.Sub(cert.NotBefore)
+	left := cert.NotAfter.Sub(now)
+	renewable := cert.NotAfter.Before(ca.cert.NotAfter) // another would last longer
+	switch {
+	case cert.CheckSignatureFrom(ca.cert) != nil:
+		return "signed by another CA"
+	case !algorithm.of(cert.PublicKey):
+		return "its key is not " + string(algorithm)
+	case cert.Subject.CommonName != want.commonName:
+		return fmt.Sprintf("made for %q", cert.Subject.CommonName)
+	case !slices.Equal(sansOf(cert), want.sans):
+		return "its names have changed"
+	case !slices.Equal(cert.ExtKeyUsage, want.usages):
+		return "its usages have changed"
+	case left <= 0:
+		return "expired on " + cert.NotAfter.Format(time.DateOnly)
+	case left < lifetime/3 && renewable:
+		return "expires on " + cert.NotAfter.Format(time.DateOnly)
+	}
+	return ""
+}
+
+// parseLeaf returns the certificate of a pair whose key fits.
+func parseLeaf(pair Pair) (*x509.Certificate, error) {
+	if block, _ := pem.Decode(pair.Cert); block == nil || !bytes.HasPrefix(pair.Cert, []byte("-----BEGIN")) {
+		return nil, errors.New("not a certificate")
+	}
+	loaded, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, errors.New("certificate and key do not belong together")
+	}
+	return loaded.Leaf, nil
+}
+
+// sansOf returns every name of a certificate, sorted, as Host.sans does.
+func sansOf(cert *x509.Certificate) []string {
+	names := slices.Clone(cert.DNSNames)
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	slices.Sort(names)
+	return names
+}
