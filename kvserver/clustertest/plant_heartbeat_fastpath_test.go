@@ -1,0 +1,5 @@
+//go:build plant_heartbeat_fastpath
+
+package clustertest
+
+func init() { plantTags = append(plantTags, "plant_heartbeat_fastpath") }

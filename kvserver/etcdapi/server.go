@@ -1,0 +1,186 @@
+// Package etcdapi speaks etcd's gRPC API, version 3. It translates: requests
+// are checked and handed to the replica, state is read from the store, and
+// errors get etcd's texts and codes. One file holds one service.
+package etcdapi
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"muster/kvserver/etcdsnap"
+	"muster/kvserver/machine"
+	"muster/kvserver/machine/auth"
+	"muster/kvserver/mvcc"
+	"muster/kvserver/replica"
+	"muster/kvserver/watch"
+)
+
+// Replica replicates requests and makes reads linearizable.
+type Replica interface {
+	Propose(ctx context.Context, request *pb.InternalRaftRequest) (replica.Outcome, error)
+	Linearize(ctx context.Context) error
+	Ready() <-chan struct{}
+	Status() replica.Status
+	Member() uint64
+	Cluster() uint64
+	// NextID returns a number that no member has returned before.
+	NextID() uint64
+}
+
+// Store is the replicated state, read as this member has it.
+type Store interface {
+	Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error)
+	Chunk(ctx context.Context, r *pb.RangeRequest, maxBytes int) (mvcc.Chunk, error)
+	ReadTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error)
+	Members() []machine.Member
+	Alarms() []*pb.AlarmMember
+	Leases() machine.Leases
+	Auth() *auth.State
+	Revision() int64
+	Size() int64
+	SizeInUse() int64
+	ScrubStep(limit int) (done bool, err error)
+	History() machine.History
+	Image() (*machine.Image, error)
+}
+
+// Limits bound one request; each is etcd's flag of the same name.
+type Limits struct {
+	// MaxRequestBytes bounds an encoded write.
+	MaxRequestBytes int
+	// MaxTxnOps bounds the operations of one branch of a transaction, nested
+	// ones included.
+	MaxTxnOps int
+	// MaxConcurrentStreams bounds the requests under way on one connection.
+	MaxConcurrentStreams uint32
+	// MinLeaseTTL is what a shorter lease is raised to, in seconds.
+	MinLeaseTTL int64
+	// ElectionTimeout is what a stream that requires a leader measures the
+	// absence of one by.
+	ElectionTimeout time.Duration
+	// WatchProgressNotifyInterval is about how often a watcher that has nothing
+	// to tell tells its progress.
+	WatchProgressNotifyInterval time.Duration
+	// RequestTimeout is how long a request may take before the client is told
+	// that it timed out.
+	RequestTimeout time.Duration
+}
+
+// grpcOverhead is what a message may be longer than the request it carries.
+const grpcOverhead = 512 * 1024
+
+// api is what every service needs.
+type api struct {
+	replica Replica
+	store   Store
+	limits  Limits
+	access  Access
+}
+
+// Config is what the services serve. All fields are required.
+type Config struct {
+	Replica  Replica
+	Store    Store
+	Leases   LeaseKeeper
+	Watches  *watch.Registry
+	Exporter *etcdsnap.Exporter
+	Limits   Limits
+	Access   Access
+	// Credentials tell what the listener's TLS has shown, which is done already.
+	Credentials credentials.TransportCredentials
+}
+
+// NewServer returns a gRPC server with every service registered.
+func NewServer(c Config) *grpc.Server {
+	a, limits := &api{c.Replica, c.Store, c.Limits, c.Access}, c.Limits
+	server := grpc.NewServer(
+		grpc.Creds(c.Credentials),
+		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
+		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
+		grpc.ChainUnaryInterceptor(a.requireLeader, a.guardUnary),
+		grpc.ChainStreamInterceptor(newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
+	)
+	pb.RegisterKVServer(server, &kvService{api: a})
+	pb.RegisterClusterServer(server, &clusterService{api: a})
+	pb.RegisterMaintenanceServer(server, &maintenanceService{api: a, exporter: c.Exporter})
+	pb.RegisterWatchServer(server, &watchService{api: a, watches: c.Watches})
+	pb.RegisterLeaseServer(server, &leaseService{api: a, keeper: c.Leases})
+	pb.RegisterAuthServer(server, &authService{api: a})
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	return server
+}
+
+// header is the header of an answer that has nothing to do with a revision.
+func (a *api) header() *pb.ResponseHeader {
+	return a.stamp(&pb.ResponseHeader{})
+}
+
+// headerNow is the header of an answer about the present.
+func (a *api) headerNow() *pb.ResponseHeader {
+	return a.stamp(&pb.ResponseHeader{Revision: a.store.Revision()})
+}
+
+// stamp completes a header that carries a revision already.
+func (a *api) stamp(header *pb.ResponseHeader) *pb.ResponseHeader {
+	header.ClusterId = a.replica.Cluster()
+	header.MemberId = a.replica.Member()
+	header.RaftTerm = a.replica.Status().Term
+	return header
+}
+
+// awaitRead makes the store fit to be read. A serializable read needs the
+// member to have caught up once since it started: before, the store may be
+// older than what this member has shown already.
+func (a *api) awaitRead(ctx context.Context, serializable bool) error {
+	ctx, cancel := context.WithTimeout(ctx, a.limits.RequestTimeout)
+	defer cancel()
+	if !serializable {
+		return a.replica.Linearize(ctx)
+	}
+	select {
+	case <-a.replica.Ready():
+		return nil
+	case <-ctx.Done():
+		return replica.ErrTimeout
+	}
+}
+
+// propose replicates a request and returns its response. The header says who
+// asks, except for somebody who is about to say so.
+func (a *api) propose(ctx context.Context, request *pb.InternalRaftRequest) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.limits.RequestTimeout)
+	defer cancel()
+	if request.GetAuthenticate() == nil {
+		who, err := a.identity(ctx)
+		if err != nil {
+			return nil, err
+		}
+		request.Header = &pb.RequestHeader{Username: who.User, AuthRevision: who.Revision}
+	}
+	outcome, err := a.replica.Propose(ctx, request)
+	if err == nil {
+		err = outcome.Err
+	}
+	if err != nil {
+		return nil, err
+	}
+	return outcome.Response, nil
+}
+
+// timedOut is err, or etcd's timeout when ctx is what ended the request.
+func timedOut(ctx context.Context, err error) error {
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return replica.ErrTimeout
+	}
+	return err
+}

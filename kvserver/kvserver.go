@@ -1,0 +1,239 @@
+// Package kvserver wires a member together: it opens the parts, starts them in
+// order, and stops them in reverse.
+package kvserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"muster/kvserver/clientport"
+	"muster/kvserver/etcdapi"
+	"muster/kvserver/etcdsnap"
+	"muster/kvserver/httpapi"
+	"muster/kvserver/lease"
+	"muster/kvserver/replica"
+	"muster/kvserver/token"
+	"muster/kvserver/watch"
+)
+
+// stopTimeout is how long requests under way may take while the member stops.
+const stopTimeout = 2 * time.Second
+
+// Server is a running member.
+type Server struct {
+	config  Config
+	replica *replica.Replica
+	keeper  *lease.Keeper
+	watches *watch.Registry
+	grpc    *grpc.Server
+	clients []*clientport.Port
+	metrics []*http.Server
+	failed  chan error
+	serving sync.WaitGroup
+	stop    context.CancelFunc // ends what Close does not end otherwise
+}
+
+// Start runs a member. It returns once the member listens; see Ready.
+func Start(config Config) (*Server, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	replicaConfig, err := config.replica()
+	if err != nil {
+		return nil, err
+	}
+	origin, err := config.origin(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	defer origin.close()
+	origin.apply(&replicaConfig)
+	var clientTLS *tls.Config
+	if config.ClientTLS.Enabled() {
+		if clientTLS, err = config.ClientTLS.Server(); err != nil {
+			return nil, fmt.Errorf("client certificates: %w", err)
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{config: config, failed: make(chan error, 1), stop: stop}
+	var leases *lease.Service
+	replicaConfig.PeerServices = append(replicaConfig.PeerServices, func(registrar grpc.ServiceRegistrar) {
+		leases = lease.NewService(registrar)
+	})
+	if s.replica, err = replica.Start(replicaConfig); err != nil {
+		stop()
+		return nil, err
+	}
+	if err := s.keepLeases(ctx, leases); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.listen(clientTLS); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// keepLeases starts timing the leases, for this member's clients and, while it
+// leads, for everybody's.
+func (s *Server) keepLeases(ctx context.Context, leases *lease.Service) error {
+	keeper, err := lease.NewKeeper(lease.Config{
+		Replica: s.replica, Leases: s.replica.Machine().Leases(),
+		Extension: s.config.ElectionTimeout, Logger: s.config.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("read the leases: %w", err)
+	}
+	s.keeper = keeper
+	leases.Answer(keeper)
+	s.serve("leases", func() error { keeper.Run(ctx); return nil })
+	return nil
+}
+
+func (s *Server) listen(clientTLS *tls.Config) error {
+	store := s.replica.Machine()
+	access, err := s.access()
+	if err != nil {
+		return err
+	}
+	s.watches = watch.Start(store, watch.Options{})
+	s.grpc = etcdapi.NewServer(etcdapi.Config{
+		Replica: s.replica, Store: store, Leases: s.keeper, Watches: s.watches,
+		Exporter: etcdsnap.NewExporter(s.config.DataDir),
+		Limits:   s.config.limits(), Access: access, Credentials: clientport.Credentials(),
+	})
+	handler := httpapi.NewHandler(httpapi.Config{
+		Replica: s.replica, Store: store, Learner: s.learner,
+		Timeout:  s.config.requestTimeout(),
+		Gatherer: httpapi.NewRegistry(s.replica, store), Logger: s.config.Logger,
+	})
+	for _, raw := range s.config.ListenClientURLs {
+		secured := clientTLS
+		if strings.HasPrefix(raw, "http:") {
+			secured = nil
+		}
+		port, err := clientport.Listen(hostPort(raw), clientport.Config{TLS: secured, Handler: handler, Logger: s.config.Logger})
+		if err != nil {
+			return err
+		}
+		s.clients = append(s.clients, port)
+		s.serve("clients", func() error { return port.Serve(s.grpc) })
+	}
+	for _, raw := range s.config.ListenMetricsURLs {
+		if err := s.listenMetrics(raw, clientTLS, handler); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// access prepares for clients that say who they are.
+func (s *Server) access() (etcdapi.Access, error) {
+	tokens, err := token.New(s.config.AuthToken, token.Config{
+		TTL: s.config.AuthTokenTTL,
+		CatchUp: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, s.config.requestTimeout())
+			defer cancel()
+			return s.replica.Linearize(ctx)
+		},
+	})
+	if err != nil {
+		return etcdapi.Access{}, fmt.Errorf("--auth-token: %w", err)
+	}
+	s.replica.Machine().ObserveTokens(tokens.Observe)
+	return etcdapi.Access{Tokens: tokens, ClientCertAuth: s.config.ClientTLS.RequireClientCert, BcryptCost: s.config.BcryptCost}, nil
+}
+
+// listenMetrics serves health and metrics. As in etcd an https URL here uses
+// the client port's certificate; probes bring none of their own.
+func (s *Server) listenMetrics(raw string, clientTLS *tls.Config, handler http.Handler) error {
+	listener, err := net.Listen("tcp", hostPort(raw))
+	if err != nil {
+		return fmt.Errorf("listen for metrics on %s: %w", raw, err)
+	}
+	if strings.HasPrefix(raw, "https:") {
+		config := clientTLS.Clone()
+		config.ClientAuth = tls.NoClientCert
+		listener = tls.NewListener(listener, config)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	s.metrics = append(s.metrics, server)
+	s.serve("metrics", func() error { return server.Serve(listener) })
+	return nil
+}
+
+func (s *Server) serve(what string, run func() error) {
+	s.serving.Add(1)
+	go func() {
+		defer s.serving.Done()
+		if err := run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			select {
+			case s.failed <- fmt.Errorf("serve %s: %w", what, err):
+			default:
+			}
+		}
+	}()
+}
+
+func (s *Server) learner() bool {
+	for _, member := range s.replica.Machine().Members() {
+		if member.ID == s.replica.Member() {
+			return member.Learner
+		}
+	}
+	return false
+}
+
+// Ready is closed once the member has joined its cluster.
+func (s *Server) Ready() <-chan struct{} { return s.replica.Ready() }
+
+// Replica is the member's place in the cluster.
+func (s *Server) Replica() *replica.Replica { return s.replica }
+
+// Wait returns nil when ctx ends, or the error that forces the member to stop.
+func (s *Server) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-s.failed:
+		return err
+	case err := <-s.replica.Failed():
+		return err
+	}
+}
+
+// Close stops the member; requests under way get a moment to finish.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	s.stop()
+	if s.watches != nil {
+		s.watches.Close() // a watch has no end to wait for
+	}
+	var errs []error
+	for _, port := range s.clients {
+		errs = append(errs, port.Close(ctx))
+	}
+	for _, server := range s.metrics {
+		errs = append(errs, server.Close())
+	}
+	if s.grpc != nil {
+		stopped := make(chan struct{})
+		go func() { s.grpc.GracefulStop(); close(stopped) }()
+		select {
+		case <-stopped:
+		case <-ctx.Done():
+			s.grpc.Stop()
+		}
+	}
+	s.serving.Wait()
+	return errors.Join(append(errs, s.replica.Close())...)
+}

@@ -1,0 +1,265 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"muster/kvserver/mvcc"
+)
+
+// Options of a machine. The zero value is usable.
+type Options struct {
+	// Logger receives what happens to the store; nil discards it.
+	Logger *slog.Logger
+	// OnFatal is as in mvcc.Options.
+	OnFatal func(error)
+	// FS holds the files; nil is the operating system's.
+	FS vfs.FS
+	// CacheBytes and MemTableBytes are as in mvcc.Options.
+	CacheBytes    int64
+	MemTableBytes uint64
+}
+
+// Machine is the state machine of one member, in one directory.
+//
+// All methods may be called at any time from any goroutine. Those that change
+// the state wait for each other; reads never wait for them.
+type Machine struct {
+	dir  *directory
+	log  *slog.Logger
+	opts mvcc.Options
+
+	applying      sync.Mutex          // held by Apply, Install, SeedMembers and Close
+	closed        bool                // guarded by applying
+	ended         *generation         // guarded by applying; the last one, once there is no other
+	observer      Observer            // guarded by applying; nil when nobody observes
+	leaseObserver func([]LeaseChange) // guarded by applying; nil when nobody observes
+	tokenObserver func([]TokenChange) // guarded by applying; nil when nobody observes
+	scrubbing     sync.Mutex          // held by ScrubStep
+	state         atomic.Pointer[state]
+
+	mu         sync.RWMutex // guards the fields below, never held for long
+	generation *generation  // nil when there is nothing to use any more
+}
+
+// Open opens the machine in dir, which it makes and locks against other
+// processes. It does not read the data.
+func Open(dir string, opts Options) (*Machine, error) {
+	m := &Machine{
+		log: opts.Logger,
+		opts: mvcc.Options{
+			Logger:        opts.Logger,
+			OnFatal:       opts.OnFatal,
+			FS:            opts.FS,
+			CacheBytes:    opts.CacheBytes,
+			MemTableBytes: opts.MemTableBytes,
+		},
+	}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	if m.opts.FS == nil {
+		m.opts.FS = vfs.Default
+	}
+	d, err := openDirectory(m.opts.FS, dir, func(path string) error { return createStore(path, m.opts) })
+	if err != nil {
+		return nil, err
+	}
+	m.dir = d
+	g, s, err := m.openGeneration(d.current)
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	m.generation = g
+	m.state.Store(s)
+	if err := d.removeOthers(); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// Applied is the index and term of the last entry applied, zero when there is
+// none. What it covers is visible to reads.
+func (m *Machine) Applied() (index, term uint64) {
+	s := m.state.Load()
+	return s.Index, s.Term
+}
+
+// Configuration is the last raft membership entry applied, and its index;
+// zero and nil when there is none. The caller must not change data.
+func (m *Machine) Configuration() (index uint64, data []byte) {
+	s := m.state.Load()
+	return s.ConfigurationIndex, s.Configuration
+}
+
+// Members is the member list, by ID.
+func (m *Machine) Members() []Member {
+	members := slices.Clone(m.state.Load().members)
+	for i := range members {
+		members[i] = members[i].clone()
+	}
+	return members
+}
+
+// SeedMembers gives a new store its member list, which must be the same on
+// every member. On return it is durable. Repeating it is harmless as long as
+// nothing was applied; after that, and for a different list, the error is
+// ErrNotNew.
+func (m *Machine) SeedMembers(members []Member) error {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	g, err := m.acquire()
+	if err != nil {
+		return err
+	}
+	defer g.release()
+
+	next := *m.state.Load()
+	if next.Index != 0 {
+		return fmt.Errorf("seed the member list: %w", ErrNotNew)
+	}
+	seeded := next.members
+	w := g.store.NewWriter()
+	for _, member := range members {
+		if _, found := next.member(member.ID); !found && len(seeded) > 0 {
+			return errors.Join(fmt.Errorf("seed the member list: %w, of other members", ErrNotNew), w.Discard())
+		}
+		if err := next.setMember(w.Batch(), member.clone()); err != nil {
+			return errors.Join(fmt.Errorf("seed the member list: %w", err), w.Discard())
+		}
+	}
+	if len(seeded) > 0 && len(next.members) != len(members) {
+		return errors.Join(fmt.Errorf("seed the member list: %w, of other members", ErrNotNew), w.Discard())
+	}
+	if err := g.store.Commit(w); err != nil {
+		return fmt.Errorf("seed the member list: %w", err)
+	}
+	if err := g.store.Flush(); err != nil {
+		return fmt.Errorf("seed the member list: %w", err)
+	}
+	m.state.Store(&next)
+	return nil
+}
+
+// Alarms are the alarms raised, by type and member.
+func (m *Machine) Alarms() []*pb.AlarmMember {
+	return m.state.Load().alarmsOf(pb.AlarmType_NONE)
+}
+
+// Range answers r from the present state; the header has the revision only.
+// The request must have passed CheckRange. Errors are ErrCompacted,
+// ErrFutureRev, ErrClosed, the context's, and failures of the store.
+func (m *Machine) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	g, err := m.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer g.release()
+	return g.store.Range(ctx, r)
+}
+
+// ReadTxn answers a transaction that TxnIsReadOnly, all of it from the same
+// state; otherwise the error is ErrNotReadOnly. The request must have passed
+// CheckTxn. Other errors are those of Range.
+func (m *Machine) ReadTxn(ctx context.Context, r *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
+	g, err := m.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer g.release()
+	view := g.store.Pin()
+	defer func() { err = errors.Join(err, view.Close()) }()
+	return readTxn(ctx, view.View, r)
+}
+
+// Revision is the current revision of the keys; 1 in a new store.
+func (m *Machine) Revision() int64 { return m.head().Current }
+
+// CompactedRevision is the lowest revision that can be read, -1 when nothing
+// was ever compacted.
+func (m *Machine) CompactedRevision() int64 { return m.head().Compacted }
+
+func (m *Machine) head() mvcc.Head {
+	g, err := m.acquire()
+	if err != nil {
+		return mvcc.Head{}
+	}
+	defer g.release()
+	return g.store.Head()
+}
+
+// Size is the space the store takes on disk, in bytes. What was applied since
+// the last flush is not in it.
+func (m *Machine) Size() int64 {
+	g, err := m.acquire()
+	if err != nil {
+		return 0
+	}
+	defer g.release()
+	return int64(g.store.DB().Metrics().DiskSpaceUsage())
+}
+
+// SizeInUse is the size of the store's live tables, in bytes: Size without the
+// files that wait to be removed.
+func (m *Machine) SizeInUse() int64 {
+	g, err := m.acquire()
+	if err != nil {
+		return 0
+	}
+	defer g.release()
+	return int64(g.store.DB().Metrics().Table.Local.LiveSize)
+}
+
+// Flush returns once everything applied before the call is durable.
+func (m *Machine) Flush() error {
+	g, err := m.acquire()
+	if err != nil {
+		return err
+	}
+	defer g.release()
+	return g.store.Flush()
+}
+
+// ScrubStep removes some of what compaction made unreadable; see
+// mvcc.Store.ScrubStep. Call it until done after every compaction and after
+// Open, at a pace that leaves room for requests.
+func (m *Machine) ScrubStep(limit int) (done bool, err error) {
+	m.scrubbing.Lock()
+	defer m.scrubbing.Unlock()
+	g, err := m.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer g.release()
+	return g.store.ScrubStep(limit)
+}
+
+// Close waits for the calls under way and releases the directory. What was
+// not flushed has to be applied again after the next Open.
+func (m *Machine) Close() error {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	m.end()
+	<-m.ended.closed
+	return errors.Join(m.ended.err, m.dir.close())
+}
+
+// end lets go of the present generation without another to follow.
+func (m *Machine) end() {
+	if g := m.swap(nil); g != nil {
+		m.ended = g
+		g.release()
+	}
+}

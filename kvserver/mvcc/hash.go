@@ -1,0 +1,159 @@
+package mvcc
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"hash/crc32"
+)
+
+// KVHash is the hash of the keys and their history at a revision, the answer
+// to etcd's HashKV.
+type KVHash struct {
+	// Hash is equal on all members of a cluster, and on an etcd with the same
+	// history, when the two revisions below are.
+	Hash uint32
+	// Revision is the one hashed.
+	Revision int64
+	// Compacted is the compacted revision at the time, -1 when nothing was
+	// ever compacted. What it removed is not in the hash, whether or not it is
+	// still on disk.
+	Compacted int64
+	// Current is the current revision at the time.
+	Current int64
+}
+
+// HashKV hashes the store as it was at revision rev, 0 for the current one.
+// It reads all history up to there, in constant memory. Errors are those of
+// Range; other than there, a negative revision is not the current one but one
+// before anything happened, as it is for etcd.
+//
+// etcd keeps the hashes of its last compactions in memory and answers with
+// the one kept when it is asked for exactly that revision: the hash before
+// the compaction, with the compacted revision before it. A PinnedView from
+// before the compaction gives that one.
+func (s *Store) HashKV(ctx context.Context, rev int64) (_ KVHash, err error) {
+	view := s.Pin()
+	defer func() {
+		if closeErr := view.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	return view.HashKV(ctx, rev)
+}
+
+// HashKV is Store.HashKV on the state of the view.
+func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
+	if rev > 0 && rev < v.head.Compacted {
+		return KVHash{}, ErrCompacted
+	}
+	if rev > v.head.Current {
+		return KVHash{}, ErrFutureRev
+	}
+	if rev == 0 {
+		rev = v.head.Current
+	}
+	h := newKVHasher()
+	if rev > 0 {
+		if err := v.hashHistory(ctx, rev, h); err != nil {
+			return KVHash{}, fmt.Errorf("hash the keys at revision %d: %w", rev, err)
+		}
+	}
+	return KVHash{
+		Hash:      h.crc.Sum32(),
+		Revision:  rev,
+		Compacted: v.head.Compacted,
+		Current:   v.head.Current,
+	}, nil
+}
+
+// hashHistory hashes, in the order in which they were made, the changes after
+// the compacted revision and up to rev, and of the older ones those that still
+// give a key its value at rev.
+func (v *PinnedView) hashHistory(ctx context.Context, rev int64, h *kvHasher) (err error) {
+	keptAt, err := v.keptAt(ctx, rev)
+	if err != nil {
+		return err
+	}
+	history, err := v.openHistory(ctx, 1, rev)
+	if err != nil {
+		return err
+	}
+	defer func() { err = closeIter(history.it, err) }()
+	versions, err := v.openVersions(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = closeIter(versions.it, err) }()
+
+	for {
+		change, ok, err := history.next()
+		if err != nil || !ok {
+			return err
+		}
+		switch {
+		case change.rev.Main > v.head.Compacted:
+			raw, err := versions.at(change)
+			if err != nil {
+				return err
+			}
+			h.add(change, raw)
+		case change.kind != kindTombstone:
+			found, raw, err := versions.newest(change.key, keptAt)
+			if err != nil {
+				return err
+			}
+			if found == change.rev {
+				h.add(change, raw)
+			}
+		}
+	}
+}
+
+// keptAt is the revision at which a compacted change must be visible to be
+// part of the hash at rev. That is rev itself, unless no key exists there:
+// etcd takes an empty set of changes to keep for none to be left out, and
+// hashes whatever the compaction has left.
+func (v *PinnedView) keptAt(ctx context.Context, rev int64) (int64, error) {
+	compacted := v.head.Compacted
+	if compacted <= 0 || rev == compacted {
+		return rev, nil
+	}
+	exists := false
+	err := v.visit(ctx, []byte{0}, []byte{0}, rev, func([]byte) (bool, error) {
+		exists = true
+		return false, nil
+	})
+	if exists {
+		return rev, err
+	}
+	return compacted, err
+}
+
+// kvHasher hashes changes in the form in which etcd stores them: in a bucket
+// named "key", under their revision, as encoded KeyValues (etcd's
+// server/storage/mvcc/revision.go and hash.go).
+type kvHasher struct {
+	crc hash.Hash32
+	buf []byte
+}
+
+func newKVHasher() *kvHasher {
+	h := &kvHasher{crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
+	h.crc.Write([]byte("key"))
+	return h
+}
+
+func (h *kvHasher) add(c historyRecord, raw []byte) {
+	b := binary.BigEndian.AppendUint64(h.buf[:0], uint64(c.rev.Main))
+	b = append(b, '_')
+	b = binary.BigEndian.AppendUint64(b, uint64(c.rev.Sub))
+	if c.kind == kindTombstone {
+		b = append(b, 't')
+		b = appendBytes(b, fieldKey, c.key)
+	}
+	h.buf = b
+	h.crc.Write(b)
+	h.crc.Write(raw)
+}

@@ -1,0 +1,44 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// What only the leader of a term may ask is appended by that leader or not at
+// all: never by the next one, and never through a follower.
+func TestProposeLeading(t *testing.T) {
+	c := startCluster(t, 3)
+	leader := c.members[c.leader()]
+	follower := c.members[c.follower()]
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	request := func() *pb.InternalRaftRequest {
+		return &pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}}
+	}
+	term, leading := leader.Leading()
+	if !leading {
+		t.Fatal("the leader says that it does not lead")
+	}
+	if _, leading := follower.Leading(); leading {
+		t.Error("a follower says that it leads")
+	}
+	before := leader.Machine().Revision()
+	if _, err := follower.ProposeLeading(ctx, term, request()); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("through a follower: %v, want ErrNotLeading", err)
+	}
+	for _, other := range []uint64{term - 1, term + 1} {
+		if _, err := leader.ProposeLeading(ctx, other, request()); !errors.Is(err, ErrNotLeading) {
+			t.Errorf("for term %d in term %d: %v, want ErrNotLeading", other, term, err)
+		}
+	}
+	if revision := leader.Machine().Revision(); revision != before {
+		t.Errorf("revision %d became %d: something was written", before, revision)
+	}
+	if _, err := leader.ProposeLeading(ctx, term, request()); err != nil {
+		t.Errorf("the leader in its own term: %v", err)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build plant_heartbeat_fastpath
+
+package replica
+
+const heartbeatsThroughMainLoop = false

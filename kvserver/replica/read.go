@@ -1,0 +1,226 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"muster/kvserver/replica/peerpb"
+)
+
+// readRequest is one caller, or one other member, waiting for a read index.
+type readRequest struct {
+	origin uint64
+	// commit is the highest index the origin knows to be committed.
+	commit uint64
+	result chan readResult // buffered
+}
+
+type readResult struct {
+	index uint64
+	err   error
+}
+
+// reader obtains read indexes: an index that covers every write acknowledged
+// before the request. All that wait share one round.
+//
+// On the leader a round asks a quorum, this member included, for their current
+// term after the requests were registered. While a quorum is still in the
+// leader's term, no later leader can have been elected before the round began,
+// so no write acknowledged before it can be missing below the leader's commit
+// index. raft's own VerifyLeader is not used: it counts acknowledgements of
+// messages sent before it was called and does not compare terms.
+type reader struct {
+	self       uint64
+	raft       func() *raft.Raft
+	leadership *leadership
+	peers      *peers
+	voters     func() (map[uint64]string, error) // address by member id
+	push       func(origin, index uint64)
+	// roundTimeout bounds one round.
+	roundTimeout time.Duration
+	stopped      <-chan struct{}
+
+	mu      sync.Mutex
+	waiting []readRequest
+	wake    chan struct{}
+}
+
+func newReader(r *reader) *reader {
+	r.wake = make(chan struct{}, 1)
+	return r
+}
+
+// index returns a read index for this member. It tries again while there is no
+// leader, which is safe for a read, until ctx ends or the member stops.
+func (r *reader) index(ctx context.Context) (uint64, error) {
+	for {
+		result := r.request(r.self, r.raft().CommitIndex())
+		select {
+		case got := <-result:
+			if got.err == nil {
+				return got.index, nil
+			}
+			if !errors.Is(got.err, errNotLeader) {
+				return 0, got.err
+			}
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-r.stopped:
+			return 0, ErrStopped
+		}
+		r.leadership.changeOr(ctx, idleRetry)
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (r *reader) request(origin, commit uint64) <-chan readResult {
+	result := make(chan readResult, 1)
+	r.mu.Lock()
+	r.waiting = append(r.waiting, readRequest{origin, commit, result})
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	return result
+}
+
+// run serves rounds until ctx ends.
+func (r *reader) run(ctx context.Context) {
+	for {
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return
+		}
+		r.mu.Lock()
+		round := r.waiting
+		r.waiting = nil
+		r.mu.Unlock()
+		if len(round) > 0 {
+			r.serve(ctx, round)
+		}
+	}
+}
+
+func (r *reader) serve(ctx context.Context, round []readRequest) {
+	ctx, cancel := context.WithTimeout(ctx, r.roundTimeout)
+	defer cancel()
+	var result readResult
+	leader := r.leadership.current()
+	switch leader {
+	case 0:
+		result.err = errNotLeader
+	case r.self:
+		result.index, result.err = confirmedIndex(ctx, r)
+	default:
+		var foreign []readRequest
+		round, foreign = splitReads(round, r.self)
+		for _, request := range foreign {
+			request.result <- readResult{err: errNotLeader}
+		}
+		if len(round) > 0 {
+			result.index, result.err = r.askLeader(ctx, leader, round[len(round)-1].commit)
+		}
+	}
+	for _, request := range round {
+		request.result <- result
+		if result.err == nil && request.origin != r.self && request.commit < result.index {
+			r.push(request.origin, result.index)
+		}
+	}
+}
+
+func splitReads(round []readRequest, self uint64) (own, foreign []readRequest) {
+	for _, request := range round {
+		if request.origin == self {
+			own = append(own, request)
+		} else {
+			foreign = append(foreign, request)
+		}
+	}
+	return own, foreign
+}
+
+// askLeader has the leader do the round.
+func (r *reader) askLeader(ctx context.Context, leader, commit uint64) (uint64, error) {
+	voters, err := r.voters()
+	if err != nil {
+		return 0, err
+	}
+	address, ok := voters[leader]
+	if !ok {
+		return 0, errNotLeader
+	}
+	ctx, cancel := r.leadership.while(ctx, leader)
+	defer cancel()
+	client, err := r.peers.ready(ctx, leader, address)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errNotLeader, err)
+	}
+	response, err := client.ReadIndex(ctx, &peerpb.ReadIndexRequest{Origin: r.self, Commit: commit})
+	if err != nil {
+		return 0, fmt.Errorf("%w: ask the leader %x: %w", errNotLeader, leader, err)
+	}
+	if response.GetNotLeader() {
+		return 0, errNotLeader
+	}
+	return response.GetIndex(), nil
+}
+
+// quorumIndex is the leader's round; see reader.
+func (r *reader) quorumIndex(ctx context.Context) (uint64, error) {
+	term := r.leadership.led()
+	if term == 0 || r.raft().CurrentTerm() != term {
+		return 0, errNotLeader // or has not committed an entry of its own term yet
+	}
+	index := r.raft().CommitIndex()
+	voters, err := r.voters()
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	terms := make(chan uint64, len(voters))
+	agreed, asked := 0, 0
+	for member, address := range voters {
+		if member == r.self {
+			agreed++
+			continue
+		}
+		asked++
+		go func() { terms <- r.termOf(ctx, member, address) }()
+	}
+	for ; agreed <= len(voters)/2 && asked > 0; asked-- {
+		switch got := <-terms; {
+		case got == term:
+			agreed++
+		case got > term:
+			return 0, errNotLeader
+		}
+	}
+	if agreed <= len(voters)/2 || r.raft().CurrentTerm() != term {
+		return 0, errNotLeader
+	}
+	return index, nil
+}
+
+// termOf returns the member's current term, 0 when it does not answer.
+func (r *reader) termOf(ctx context.Context, member uint64, address string) uint64 {
+	client, err := r.peers.ready(ctx, member, address)
+	if err != nil {
+		return 0
+	}
+	response, err := client.Term(ctx, &peerpb.TermRequest{})
+	if err != nil {
+		return 0
+	}
+	return response.GetTerm()
+}

@@ -1,0 +1,169 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Every member's read sees every write that any member acknowledged before it.
+func TestReadsSeeAcknowledgedWrites(t *testing.T) {
+	c := startCluster(t, 3)
+	for i := range 60 {
+		writer, reader := i%3, (i/3)%3
+		value := fmt.Sprint(i)
+		c.put(writer, "k", value)
+		c.linearize(reader)
+		if got := c.members[reader].value("k"); got != value {
+			t.Fatalf("m%d acknowledged %s, then m%d read %q", writer, value, reader, got)
+		}
+	}
+}
+
+// A leader that was deposed without noticing must not answer a read: it asks a
+// quorum for its term after the read arrived. raft itself still believes that
+// it leads.
+func TestDeposedLeaderAnswersNoRead(t *testing.T) {
+	c := startCluster(t, 3, func(config *Config) { config.ElectionTimeout = 3 * time.Second })
+	leader := c.members[c.leader()]
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := confirmedIndex(ctx, leader.reader); err != nil {
+		t.Fatalf("the leader cannot answer: %v", err)
+	}
+	term := leader.Status().Term
+	for _, m := range c.members {
+		if m == leader {
+			continue
+		}
+		// What the first message of a newer leader does.
+		newer := &raft.AppendEntriesRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(1)), Addr: []byte("127.0.0.1:1")},
+			Term:      term + 1,
+		}
+		var response raft.AppendEntriesResponse
+		if err := leader.transport.AppendEntries(serverID(m.Member()), raft.ServerAddress(hostPortOf(m.config.Self.PeerURLs[0])), newer, &response); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := confirmedIndex(ctx, leader.reader)
+	if leader.currentRaft().State() != raft.Leader {
+		t.Fatal("the leader was told before the test could ask it")
+	}
+	if !errors.Is(err, errNotLeader) {
+		t.Errorf("a leader whose followers are in a newer term: %v, want errNotLeader", err)
+	}
+}
+
+// A leader without a quorum does not answer reads either.
+func TestIsolatedMemberAnswersNoRead(t *testing.T) {
+	c := startCluster(t, 3)
+	leader := c.leader()
+	c.isolate(leader)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*testElection)
+	defer cancel()
+	if err := c.members[leader].Linearize(ctx); !errors.Is(err, ErrTimeout) {
+		t.Errorf("a read on an isolated leader: %v, want ErrTimeout", err)
+	}
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := c.members[leader].Linearize(canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("a read that its caller gave up: %v, want Canceled", err)
+	}
+	c.heal()
+	c.linearize(leader)
+}
+
+// A read index needs an applied entry of the leader's own term. raft's own
+// first entry never reaches a state machine, so without a write the new leader
+// has to add one.
+func TestNewLeaderAnswersWithoutAWrite(t *testing.T) {
+	c := startCluster(t, 3)
+	old := c.leader()
+	for i := range c.members {
+		c.linearize(i)
+	}
+	if err := c.members[old].currentRaft().LeadershipTransfer().Error(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another leader", func() bool { return c.leader() != old })
+	for i := range c.members {
+		c.linearize(i)
+	}
+}
+
+// The leader may answer only once it has applied an entry of its own term.
+func TestReadIndexWaitsForTheTermsFirstEntry(t *testing.T) {
+	c := startCluster(t, 1)
+	own := c.members[0].reader
+	reader := &reader{self: own.self, raft: own.raft, peers: own.peers, voters: own.voters, leadership: newLeadership(own.self)}
+	if _, err := confirmedIndex(context.Background(), reader); !errors.Is(err, errNotLeader) {
+		t.Errorf("before the term's first entry: %v, want errNotLeader", err)
+	}
+	reader.leadership.applied(reader.self, 1, c.members[0].Status().Term)
+	if _, err := confirmedIndex(context.Background(), reader); err != nil {
+		t.Errorf("after the term's first entry: %v", err)
+	}
+}
+
+// recordingTransport keeps the messages that carry only news of a commit.
+type recordingTransport struct {
+	raft.Transport
+	pushed chan raft.AppendEntriesRequest
+}
+
+func (r *recordingTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
+	err := r.Transport.AppendEntries(id, target, request, response)
+	if err == nil && response.Success {
+		select {
+		case r.pushed <- *request:
+		default:
+		}
+	}
+	return err
+}
+
+// The follower whose client waits is told of the commit at once, instead of
+// after raft's CommitTimeout.
+func TestCommitIsPushedToTheWaitingFollower(t *testing.T) {
+	c := startCluster(t, 3)
+	leader, follower := c.members[c.leader()], c.follower()
+	recording := &recordingTransport{leader.transport, make(chan raft.AppendEntriesRequest, 16)}
+	leader.pusher.mu.Lock()
+	leader.pusher.transport = recording
+	leader.pusher.mu.Unlock()
+	c.put(follower, "k", "v")
+	select {
+	case push := <-recording.pushed:
+		if len(push.Entries) != 0 || push.LeaderCommitIndex != push.PrevLogEntry || push.LeaderCommitIndex > leader.Status().Committed || push.PrevLogTerm != leader.Status().Term {
+			t.Errorf("pushed %+v", push)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing was pushed to the follower")
+	}
+}
+
+func TestReadsEndWhenTheMemberStops(t *testing.T) {
+	c := startCluster(t, 3)
+	f := c.follower()
+	c.isolate(f)
+	read := make(chan error, 1)
+	member := c.members[f].Replica
+	go func() { read <- member.Linearize(context.Background()) }()
+	c.stop(f)
+	select {
+	case err := <-read:
+		if !errors.Is(err, ErrStopped) {
+			t.Errorf("a read on a member that stopped: %v, want ErrStopped", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the read still waits")
+	}
+	if _, err := member.Propose(context.Background(), putRequest("k")); !errors.Is(err, ErrStopped) {
+		t.Errorf("a write on a member that stopped: %v, want ErrStopped", err)
+	}
+}

@@ -1,0 +1,479 @@
+// Package replica keeps a state machine equal on every member by
+// hashicorp/raft, and adds what raft leaves to its user: batching, forwarding
+// to the leader, linearizable reads, snapshots without copies, and protection
+// against the library's known hazards. DESIGN.md beside this file says why
+// each part is as it is.
+package replica
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.etcd.io/etcd/pkg/v3/idutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
+
+	"muster/kvserver/machine"
+	"muster/kvserver/membership"
+	"muster/kvserver/peerport"
+	"muster/kvserver/replica/peerpb"
+)
+
+// Outcome is what applying a request produced.
+type Outcome = machine.Outcome
+
+var (
+	// ErrTooManyRequests is returned when too much waits for the log already.
+	ErrTooManyRequests = errors.New("too many requests wait for the raft log")
+	// ErrTimeout is returned when a request was not applied here in time. A
+	// write may still take effect: its outcome is unknown.
+	ErrTimeout = errors.New("request timed out")
+	// ErrLeaderLost is the outcome of a request whose leader was lost while it
+	// was under way. A write may still have taken effect.
+	ErrLeaderLost = errors.New("the leader was lost while the request was under way")
+	// ErrNotLeading is returned when a request was not appended because this
+	// member does not lead the term it was for.
+	ErrNotLeading = errors.New("this member does not lead the term")
+	// ErrNoOtherLeader is returned when no leader is known, or this member is it.
+	ErrNoOtherLeader = errors.New("there is no other member to ask as the leader")
+	// ErrStopped is returned once the member is stopping. A write may still
+	// take effect.
+	ErrStopped = errors.New("the member is stopping")
+	// ErrWiped is returned at start when the cluster already knows this member
+	// but its data directory is empty.
+	ErrWiped = errors.New("this member took part in the cluster before, and its data directory is empty now")
+)
+
+// Config describes one member. All fields but the TLS ones are required.
+type Config struct {
+	// Dir is the data directory; it is made with mode 0700 when missing.
+	Dir string
+	// Cluster and Self are the founding members and this one among them.
+	Cluster membership.Cluster
+	Self    membership.Peer
+	// Restore is what the cluster begins with; nil is nothing.
+	Restore *Restore
+	// ClientURLs are announced to the cluster.
+	ClientURLs []string
+	// PeerListen are host:port addresses.
+	PeerListen           []string
+	ServerTLS, ClientTLS *tls.Config
+	// ElectionTimeout is how long a member waits for a leader's sign of life,
+	// and how long a log write may hang before a leader gives way. At least
+	// 50 ms.
+	ElectionTimeout time.Duration
+	// SnapshotEntries and SnapshotBytes are how much the log grows before a
+	// snapshot lets it be cut.
+	SnapshotEntries, SnapshotBytes uint64
+	// PeerServices are registered on the peer port, beside the members' own
+	// protocol.
+	PeerServices []func(grpc.ServiceRegistrar)
+	Logger       *slog.Logger
+}
+
+// Restore is a state for a cluster to begin with, which must be the same on
+// every founding member.
+type Restore struct {
+	// Snapshot says which state it is; not empty.
+	Snapshot string
+	// Build makes it in dir, which does not exist, for machine.Install. It is
+	// called while the member is founded, after a crash perhaps once more.
+	Build func(ctx context.Context, dir string) error
+}
+
+// Replica is a running member.
+type Replica struct {
+	config   Config
+	identity Identity
+	logger   *slog.Logger
+
+	machine    *machine.Machine
+	log        *durableLog
+	snapshots  *snapshots
+	port       *peerport.Port
+	transport  *transport
+	server     *grpc.Server
+	peers      *peers
+	leadership *leadership
+	progress   *progress
+	waiters    *waiters
+	proposer   *proposer
+	reader     *reader
+	pusher     *pusher
+	ids        *idutil.Generator
+
+	raft     atomic.Pointer[raft.Raft]
+	replace  chan struct{} // asks for a new raft instance
+	swapping sync.Mutex    // held while raft is replaced, and while it is stopped for good
+	closing  sync.Once
+	closed   error
+	failed   chan error
+	ctx      context.Context
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup
+	ready    chan struct{}
+}
+
+// Start opens the data directory, founds the cluster when the directory is
+// new, and takes part in it. It returns before a leader is known; see Ready.
+func Start(config Config) (*Replica, error) {
+	r := &Replica{
+		config:  config,
+		logger:  config.Logger,
+		failed:  make(chan error, 1),
+		ready:   make(chan struct{}),
+		replace: make(chan struct{}, 1),
+		waiters: newWaiters(),
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.progress = &progress{stopped: r.ctx.Done()}
+	if err := r.open(); err != nil {
+		r.stop()
+		return nil, errors.Join(err, r.closeStores())
+	}
+	r.launch()
+	return r, nil
+}
+
+// open does everything that can fail.
+func (r *Replica) open() error {
+	if err := os.MkdirAll(r.config.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	identity, err := r.identify()
+	if err != nil {
+		return err
+	}
+	r.identity = identity
+	r.leadership = newLeadership(r.Member())
+	r.ids = idutil.NewGenerator(uint16(r.Member()&0xffff), time.Now()) //nolint:gosec // the low bits are wanted
+	if r.machine, err = machine.Open(filepath.Join(r.config.Dir, "kv"), machine.Options{Logger: r.logger, OnFatal: r.fail}); err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	logDir := filepath.Join(r.config.Dir, "log")
+	if err := os.MkdirAll(logDir, 0o700); err != nil {
+		return fmt.Errorf("make the raft log directory: %w", err)
+	}
+	if r.log, err = openLog(logDir, hashicorpLogger("log", r.logger), r.fail); err != nil {
+		return err
+	}
+	if r.snapshots, err = openSnapshots(filepath.Join(r.config.Dir, "snapshots"), r.machine, r.logger); err != nil {
+		return err
+	}
+	if err := r.snapshots.finish(); err != nil {
+		return err
+	}
+	if r.port, err = peerport.Listen(r.config.PeerListen, peerport.Config{
+		Cluster: uint64(r.identity.Cluster), Member: r.Member(),
+		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS,
+		Authorize: r.authorize, Logger: r.logger,
+	}); err != nil {
+		return err
+	}
+	r.transport = newTransport(r.port, r.memberAt, hashicorpLogger("raft-net", r.logger), r.stalled)
+	r.peers = newPeers(r.port)
+	if err := r.found(); err != nil {
+		return err
+	}
+	applied, _ := r.machine.Applied()
+	r.progress.advance(applied)
+	r.wire()
+	return r.startRaft()
+}
+
+// wire connects the parts that work in the background.
+func (r *Replica) wire() {
+	r.pusher = &pusher{self: r.Member(), transport: r.transport, leadership: r.leadership, address: r.addressOf, ctx: r.ctx, pending: map[uint64]uint64{}}
+	r.proposer = newProposer(&proposer{
+		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
+		address: r.addressOf, push: r.pusher.push,
+	})
+	r.reader = newReader(&reader{
+		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
+		voters: r.voters, push: r.pusher.push, roundTimeout: r.config.ElectionTimeout, stopped: r.ctx.Done(),
+	})
+	r.server = grpc.NewServer(grpc.MaxRecvMsgSize(maxPeerMessage), grpc.MaxSendMsgSize(maxPeerMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peerPing / 2, PermitWithoutStream: true}))
+	peerpb.RegisterPeerServer(r.server, &peerService{replica: r})
+	for _, register := range r.config.PeerServices {
+		register(r.server)
+	}
+}
+
+// launch starts the background work.
+func (r *Replica) launch() {
+	for _, task := range []func(context.Context){r.proposer.run, r.reader.run, r.keepSnapshots, r.scrub, r.announce, r.watchLog, r.replaceOnDemand} {
+		r.tasks.Add(1)
+		go func() {
+			defer r.tasks.Done()
+			task(r.ctx)
+		}()
+	}
+	go func() {
+		if err := r.server.Serve(r.port.Listener(peerport.RPC)); err != nil && r.ctx.Err() == nil {
+			r.fail(fmt.Errorf("serve the peer protocol: %w", err))
+		}
+	}()
+}
+
+// Propose replicates the request and returns its outcome once it is applied on
+// this member. It fills in the ID of the request's header. An error leaves the outcome
+// unknown, except ErrTooManyRequests.
+func (r *Replica) Propose(ctx context.Context, request *pb.InternalRaftRequest) (Outcome, error) {
+	return r.propose(ctx, 0, request)
+}
+
+// ProposeLeading is Propose for what only the leader of the term may ask: the
+// request is appended while this member leads the term, or not at all. The
+// error is ErrNotLeading when it was certainly not appended.
+func (r *Replica) ProposeLeading(ctx context.Context, term uint64, request *pb.InternalRaftRequest) (Outcome, error) {
+	return r.propose(ctx, term, request)
+}
+
+func (r *Replica) propose(ctx context.Context, onlyTerm uint64, request *pb.InternalRaftRequest) (Outcome, error) {
+	id := r.ids.Next()
+	request.Header = &pb.RequestHeader{
+		ID:           id,
+		Username:     request.GetHeader().GetUsername(),
+		AuthRevision: request.GetHeader().GetAuthRevision(),
+	}
+	encoded, err := proto.Marshal(request)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("encode a request: %w", err)
+	}
+	applied := r.waiters.register(id)
+	defer r.waiters.forget(id)
+	turnedAway := make(chan struct{}, 1)
+	settled := func(err error) {
+		var unknown unknownOutcome
+		switch {
+		case errors.As(err, &unknown):
+			r.waiters.doubt(id, unknown.term)
+		case errors.Is(err, errNotLeader):
+			turnedAway <- struct{}{}
+		}
+	}
+	if err := r.proposer.add(proposal{
+		abandoned: ctx.Done(), request: encoded, origin: r.Member(), onlyTerm: onlyTerm, settled: settled,
+	}); err != nil {
+		return Outcome{}, err
+	}
+	select {
+	case outcome := <-applied:
+		return outcome, nil
+	case <-turnedAway:
+		return Outcome{}, ErrNotLeading
+	case <-ctx.Done():
+		return Outcome{}, timeoutOf(ctx)
+	case <-r.ctx.Done():
+		return Outcome{}, ErrStopped
+	}
+}
+
+// Leading returns the term this member leads, once it has applied an entry of
+// that term; ok is false when it does not lead. It is this member's own view:
+// Linearize proves it.
+func (r *Replica) Leading() (term uint64, ok bool) {
+	term = r.leadership.led()
+	return term, r.leadership.current() == r.Member() && r.currentRaft().CurrentTerm() == term
+}
+
+// LeaderConn returns a connection to the leader's peer port, for the services
+// of Config.PeerServices. The error can be ErrNoOtherLeader.
+func (r *Replica) LeaderConn(ctx context.Context) (grpc.ClientConnInterface, error) {
+	leader := r.leadership.current()
+	if leader == 0 || leader == r.Member() {
+		return nil, ErrNoOtherLeader
+	}
+	address, err := r.addressOf(leader)
+	if err != nil {
+		return nil, err
+	}
+	return r.peers.readyConn(ctx, leader, address)
+}
+
+// Linearize returns once this member has applied every write that any member
+// acknowledged before the call: a read of the state machine is then
+// linearizable.
+func (r *Replica) Linearize(ctx context.Context) error {
+	index, err := r.reader.index(ctx)
+	if err == nil {
+		err = r.progress.wait(ctx, index)
+	}
+	if err != nil && ctx.Err() != nil {
+		return timeoutOf(ctx)
+	}
+	return err
+}
+
+func timeoutOf(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return ErrTimeout
+}
+
+// NextID returns a number that is unique in the cluster.
+func (r *Replica) NextID() uint64 { return r.ids.Next() }
+
+// Machine is the state machine; reading it directly is serializable only.
+func (r *Replica) Machine() *machine.Machine { return r.machine }
+
+// Member is this member's id.
+func (r *Replica) Member() uint64 { return uint64(r.identity.Member) }
+
+// Cluster is the cluster's id.
+func (r *Replica) Cluster() uint64 { return uint64(r.identity.Cluster) }
+
+// Ready is closed once this member has announced itself to a leader and has
+// caught up with everything committed before that.
+func (r *Replica) Ready() <-chan struct{} { return r.ready }
+
+// Failed yields the error that forces this member to stop. Nothing is
+// acknowledged after it.
+func (r *Replica) Failed() <-chan error { return r.failed }
+
+// Close hands leadership on when this member leads, and stops. After a failed
+// log write it stops answering but leaves the files open, since raft never
+// returns from that; the process has to end.
+func (r *Replica) Close() error {
+	r.closing.Do(func() { r.closed = r.close() })
+	return r.closed
+}
+
+func (r *Replica) close() error {
+	if r.ctx.Err() == nil && r.leadership.current() == r.Member() && len(r.config.Cluster.Peers) > 1 {
+		if err := r.currentRaft().LeadershipTransfer().Error(); err != nil {
+			r.logger.Info("could not hand leadership on before stopping", "error", err)
+		}
+	}
+	r.stop()
+	if r.log.failed.Load() {
+		r.currentRaft().Shutdown()
+		r.server.Stop()
+		return errors.Join(errLogFailed, r.peers.close(), r.transport.shut(), r.port.Close())
+	}
+	r.swapping.Lock()
+	err := r.currentRaft().Shutdown().Error()
+	r.swapping.Unlock()
+	r.server.Stop()
+	r.tasks.Wait()
+	r.pusher.running.Wait()
+	return errors.Join(err, r.closeStores())
+}
+
+func (r *Replica) closeStores() error {
+	var errs []error
+	if r.peers != nil {
+		errs = append(errs, r.peers.close())
+	}
+	if r.transport != nil {
+		errs = append(errs, r.transport.shut())
+	}
+	if r.port != nil {
+		errs = append(errs, r.port.Close())
+	}
+	if r.log != nil {
+		errs = append(errs, r.log.Close())
+	}
+	if r.machine != nil {
+		errs = append(errs, r.machine.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Replica) fail(err error) {
+	select {
+	case r.failed <- err:
+	default:
+	}
+	r.stop()
+}
+
+func (r *Replica) stalled() bool {
+	return r.log.stalled(time.Now()) > r.config.ElectionTimeout
+}
+
+// announce publishes this member's name and client URLs and then waits until
+// it has caught up.
+func (r *Replica) announce(ctx context.Context) {
+	for ctx.Err() == nil {
+		attempt, cancel := context.WithTimeout(ctx, 5*r.config.ElectionTimeout)
+		outcome, err := r.Propose(attempt, &pb.InternalRaftRequest{ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{
+			Member_ID:        r.Member(),
+			MemberAttributes: &membershippb.Attributes{Name: r.config.Self.Name, ClientUrls: r.config.ClientURLs},
+		}})
+		if err == nil {
+			err = outcome.Err
+		}
+		if err == nil {
+			err = r.Linearize(attempt)
+		}
+		cancel()
+		if err == nil {
+			close(r.ready)
+			return
+		}
+		if ctx.Err() == nil {
+			r.logger.Info("waiting for a quorum", "error", err)
+		}
+	}
+}
+
+// authorize admits the certificates of members: those usable by a server, in
+// the name of a member or for the host of one of its peer URLs.
+func (r *Replica) authorize(certificate *x509.Certificate) error {
+	serves := false
+	for _, usage := range certificate.ExtKeyUsage {
+		serves = serves || usage == x509.ExtKeyUsageServerAuth || usage == x509.ExtKeyUsageAny
+	}
+	if !serves {
+		return fmt.Errorf("the certificate of %q is a client's, not a peer's", certificate.Subject.CommonName)
+	}
+	for _, member := range r.machine.Members() {
+		if member.Name != "" && member.Name == certificate.Subject.CommonName {
+			return nil
+		}
+		for _, peerURL := range member.PeerURLs {
+			if certificate.VerifyHostname(hostOf(peerURL)) == nil {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("the certificate of %q belongs to no member of this cluster", certificate.Subject.CommonName)
+}
+
+// Status is a member's view of the cluster at one moment.
+type Status struct {
+	Term uint64
+	// Leader is 0 while none is known.
+	Leader uint64
+	// Committed and Applied are raft log indexes.
+	Committed, Applied uint64
+}
+
+// Status returns this member's present view.
+func (r *Replica) Status() Status {
+	instance := r.currentRaft()
+	applied, _ := r.machine.Applied()
+	return Status{
+		Term:      instance.CurrentTerm(),
+		Leader:    r.leadership.current(),
+		Committed: instance.CommitIndex(),
+		Applied:   applied,
+	}
+}

@@ -1,0 +1,128 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"muster/kvserver/peerport"
+)
+
+// errStalled is what followers' replication sees on a leader whose disk hangs.
+var errStalled = errors.New("the local raft log write is stalled; not acting as leader")
+
+// transport is raft's network transport with two changes.
+//
+// SetHeartbeatHandler is not forwarded: the handler would run on the
+// transport's goroutine and change term and state under raft's main goroutine,
+// which lets committed logs diverge when a member stalls
+// (hashicorp/raft#695). Heartbeats take the ordinary way instead and may queue
+// behind a disk write.
+//
+// While the local log write hangs, nothing is sent as a leader: raft's
+// heartbeats do not depend on the disk, so a leader that can no longer commit
+// would otherwise hold its place forever.
+type transport struct {
+	*raft.NetworkTransport
+	stalled func() bool
+}
+
+func newTransport(port *peerport.Port, resolve func(raft.ServerAddress) (uint64, error), logger hclog.Logger, stalled func() bool) *transport {
+	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port, resolve: resolve}
+	return &transport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream:  layer,
+			MaxPool: 4,
+			Timeout: 10 * time.Second,
+			Logger:  logger,
+		}),
+		stalled: stalled,
+	}
+}
+
+// SetHeartbeatHandler implements raft.Transport; see the type.
+func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	if !heartbeatsThroughMainLoop {
+		t.NetworkTransport.SetHeartbeatHandler(handle)
+	}
+}
+
+// Close does nothing, so that a raft instance can be replaced by another one
+// on the same transport; shut closes it.
+func (t *transport) Close() error { return nil }
+
+func (t *transport) shut() error { return t.NetworkTransport.Close() }
+
+// AppendEntries implements raft.Transport.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.stalled() {
+		return errStalled
+	}
+	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	pipeline, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	if err != nil {
+		return nil, err
+	}
+	return &stallablePipeline{pipeline, t.stalled}, nil
+}
+
+// InstallSnapshot implements raft.Transport.
+func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if t.stalled() {
+		return errStalled
+	}
+	return t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
+}
+
+type stallablePipeline struct {
+	raft.AppendPipeline
+	stalled func() bool
+}
+
+func (p *stallablePipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if p.stalled() {
+		return nil, errStalled
+	}
+	return p.AppendPipeline.AppendEntries(args, resp)
+}
+
+// streamLayer dials raft connections through the peer port.
+type streamLayer struct {
+	net.Listener
+	port    *peerport.Port
+	resolve func(raft.ServerAddress) (uint64, error)
+}
+
+func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	member, err := s.resolve(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return s.port.Dial(ctx, peerport.Raft, string(address), member)
+}
+
+// serverID is a member's id as raft knows it.
+func serverID(member uint64) raft.ServerID {
+	return raft.ServerID(strconv.FormatUint(member, 16))
+}
+
+func memberID(server raft.ServerID) (uint64, error) {
+	id, err := strconv.ParseUint(string(server), 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("raft server id %q is not a member id: %w", server, err)
+	}
+	return id, nil
+}
