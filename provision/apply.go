@@ -1,0 +1,72 @@
+package provision
+
+import (
+	"context"
+	"time"
+
+	"muster/provision/inventory"
+	"muster/provision/step"
+)
+
+// applySteps is what Apply does, in order. Hosts pass through neighbouring
+// EachHost steps independently of each other; a Together step waits for all.
+//
+// The lock comes before the facts so that they cannot change any more, and
+// preflight comes before everything that outlives the run.
+func applySteps() []step.Step {
+	return []step.Step{
+		step.EachHost("connect", step.Connect),
+		step.Together("lock", step.Lock),
+		step.EachHost("facts", step.GatherFacts),
+		step.Together("preflight", step.Preflight),
+		step.Together("certificates", step.MakeCertificates),
+		step.EachHost("account", step.MakeAccount),
+		step.EachHost("directories", step.MakeDirectories),
+		step.EachHost("programs", step.InstallPrograms),
+		step.EachHost("files", step.InstallFiles),
+		step.EachHost("unit", step.InstallUnit),
+		step.Together("start", step.StartMembers),
+		step.Together("restart if due", step.RestartMembers),
+		step.Together("ready", step.AwaitReady),
+		step.Together("verify", step.Verify),
+	}
+}
+
+// Report is the outcome of an Apply that succeeded.
+type Report struct {
+	// Changes is how many changes were made; 0 when the cluster was as the
+	// inventory wants it.
+	Changes int
+	Elapsed time.Duration
+	Status  Status
+}
+
+// Apply makes the hosts what the inventory says and verifies the cluster they
+// form. It may be run again at any time, and after a run that failed or was
+// killed it goes on from what is there. It never deletes data and never
+// founds a cluster over data that exists. The error of a run that began is a
+// *Failure.
+func Apply(ctx context.Context, cluster *inventory.Cluster, o Options) (*Report, error) {
+	begun := time.Now()
+	o = o.withDefaults()
+	r, err := begin("apply", cluster, o)
+	if err != nil {
+		return nil, err
+	}
+	defer finish(r)
+	if err := r.Do(ctx, applySteps()...); err != nil {
+		return nil, diagnose(ctx, r, err)
+	}
+	return &Report{Changes: r.Changes(), Elapsed: time.Since(begun), Status: verified(r)}, nil
+}
+
+// finish closes what a run has open. What was asked for has happened, or its
+// failure was told: a connection that does not close cleanly is only noted.
+func finish(r *step.Run) {
+	if err := r.Close(); err != nil {
+		r.Log.Debug("close the connections", "error", err)
+	}
+	if err := r.Dialer.Close(); err != nil {
+		r.Log.Debug("close the bastions", "error", err)
+	}
+}

@@ -1,0 +1,179 @@
+package desired
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"muster/pki"
+	"muster/provision/inventory"
+	"muster/templates"
+)
+
+// Where things are on a host of the external topology. A Kubernetes reset
+// deletes /var/lib/etcd and /etc/kubernetes/pki: nothing of ours is there.
+const (
+	root    = "root"
+	account = "muster"
+
+	binDir    = "/usr/local/bin"
+	configDir = "/etc/muster"
+	pkiDir    = configDir + "/pki"
+	unitName  = "musterd.service"
+	unitPath  = "/etc/systemd/system/" + unitName
+
+	server = "musterd"
+	client = "musterctl"
+)
+
+const (
+	programMode fs.FileMode = 0o755
+	publicMode  fs.FileMode = 0o644
+	// serverKeyMode lets the server read its key and not replace it.
+	serverKeyMode fs.FileMode = 0o640
+	rootKeyMode   fs.FileMode = 0o600
+)
+
+// For returns what each host of the cluster should have, in the order of the
+// inventory. The bundle must hold the certificates that Certificates asks
+// for.
+func For(cluster *inventory.Cluster, bundle pki.Bundle) ([]Host, error) {
+	hosts := make([]Host, 0, len(cluster.Hosts))
+	for _, h := range cluster.Hosts {
+		want, err := hostFor(cluster, h, bundle)
+		if err != nil {
+			return nil, fmt.Errorf("work out what %s should have: %w", h.Name, err)
+		}
+		hosts = append(hosts, want)
+	}
+	return hosts, nil
+}
+
+// Certificates says which certificates the cluster needs.
+func Certificates(cluster *inventory.Cluster) pki.Spec {
+	spec := pki.Spec{
+		Algorithm:    pki.Algorithm(cluster.PKI.KeyAlgorithm),
+		CALifetime:   cluster.PKI.CALifetime.Duration(),
+		LeafLifetime: cluster.PKI.LeafLifetime.Duration(),
+	}
+	for _, h := range cluster.Hosts {
+		sans := append([]string{h.InternalAddress, h.Address}, cluster.PKI.ExtraSANs...)
+		spec.Hosts = append(spec.Hosts, pki.Host{Name: h.Name, SANs: sans})
+	}
+	return spec
+}
+
+func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle) (Host, error) {
+	pairs, ok := bundle.Hosts[h.Name]
+	if !ok {
+		return Host{}, errors.New("there are no certificates for it")
+	}
+	unit, err := templates.MusterdUnit{
+		Cluster: cluster.Name,
+		Binary:  path.Join(binDir, server),
+		User:    account,
+		Group:   account,
+		DataDir: h.Server.DataDir,
+		Args:    arguments(cluster, h),
+	}.Render()
+	if err != nil {
+		return Host{}, err
+	}
+	files := append(certificateFiles(bundle, pairs), File{
+		Path: unitPath, Mode: publicMode, Owner: root, Group: root, Content: unit,
+	})
+	return Host{
+		Name:    h.Name,
+		Account: Account{User: account, Group: account, Home: h.Server.DataDir, Shell: "/usr/sbin/nologin"},
+		Directories: []Directory{
+			{Path: configDir, Mode: 0o755, Owner: root, Group: root},
+			{Path: pkiDir, Mode: 0o750, Owner: root, Group: account},
+			{Path: h.Server.DataDir, Mode: 0o700, Owner: account, Group: account, Data: true},
+		},
+		Binaries: []Binary{
+			{Program: server, Source: h.Server.Binary, Path: path.Join(binDir, server), Mode: programMode, Owner: root, Group: root},
+			{Program: client, Path: path.Join(binDir, client), Mode: programMode, Owner: root, Group: root},
+		},
+		Links: []Link{
+			{Path: path.Join(binDir, "etcdctl"), Target: client},
+			{Path: path.Join(binDir, "etcdutl"), Target: client},
+		},
+		Files: files,
+		Units: []Unit{{Name: unitName, Path: unitPath, Enabled: true, RestartOn: restartOn(files)}},
+		Member: Member{
+			Name: h.Name, PeerURL: h.PeerURL(), ClientURL: h.ClientURL(),
+			MetricsURL: h.MetricsURL(), DataDir: h.Server.DataDir,
+		},
+	}, nil
+}
+
+func certificateFiles(bundle pki.Bundle, pairs pki.HostPairs) []File {
+	files := []File{{Path: path.Join(pkiDir, "ca.crt"), Mode: publicMode, Owner: root, Group: root, Content: bundle.CA}}
+	for _, c := range []struct {
+		name     string
+		pair     pki.Pair
+		keyGroup string
+		keyMode  fs.FileMode
+	}{
+		{"server", pairs.Server, account, serverKeyMode},
+		{"peer", pairs.Peer, account, serverKeyMode},
+		{healthcheck, bundle.HealthcheckClient, root, rootKeyMode},
+	} {
+		files = append(files,
+			File{Path: path.Join(pkiDir, c.name+".crt"), Mode: publicMode, Owner: root, Group: root, Content: c.pair.Cert},
+			File{Path: path.Join(pkiDir, c.name+".key"), Mode: c.keyMode, Owner: root, Group: c.keyGroup, Content: c.pair.Key, Secret: true})
+	}
+	return files
+}
+
+// healthcheck is the pair an operator on the host uses; the server does not.
+const healthcheck = "healthcheck-client"
+
+func restartOn(files []File) []string {
+	paths := []string{path.Join(binDir, server)}
+	for _, f := range files {
+		if !strings.HasPrefix(path.Base(f.Path), healthcheck) {
+			paths = append(paths, f.Path)
+		}
+	}
+	return paths
+}
+
+// arguments returns the server's command line. What muster decides comes
+// first, in the order of etcd's documentation; the inventory's own flags
+// follow by name.
+func arguments(cluster *inventory.Cluster, h inventory.Host) []templates.Argument {
+	members := make([]string, 0, len(cluster.Hosts))
+	for _, m := range cluster.Hosts {
+		members = append(members, m.Name+"="+m.PeerURL())
+	}
+	in := func(file string) string { return path.Join(pkiDir, file) }
+	args := []templates.Argument{
+		{Flag: "name", Value: h.Name},
+		{Flag: "data-dir", Value: h.Server.DataDir},
+		{Flag: "listen-client-urls", Value: strings.Join(h.ClientListenURLs(), ",")},
+		{Flag: "advertise-client-urls", Value: h.ClientURL()},
+		{Flag: "listen-peer-urls", Value: h.PeerListenURL()},
+		{Flag: "initial-advertise-peer-urls", Value: h.PeerURL()},
+		{Flag: "initial-cluster", Value: strings.Join(members, ",")},
+		{Flag: "initial-cluster-token", Value: cluster.Token},
+		{Flag: "initial-cluster-state", Value: "new"},
+		{Flag: "cert-file", Value: in("server.crt")},
+		{Flag: "key-file", Value: in("server.key")},
+		{Flag: "client-cert-auth"},
+		{Flag: "trusted-ca-file", Value: in("ca.crt")},
+		{Flag: "peer-cert-file", Value: in("peer.crt")},
+		{Flag: "peer-key-file", Value: in("peer.key")},
+		{Flag: "peer-client-cert-auth"},
+		{Flag: "peer-trusted-ca-file", Value: in("ca.crt")},
+		{Flag: "listen-metrics-urls", Value: h.MetricsURL()},
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.Server.Flags)) {
+		args = append(args, templates.Argument{Flag: name, Value: h.Server.Flags[name], Joined: true})
+	}
+	return args
+}

@@ -1,0 +1,88 @@
+// Package desired works out, without touching a host, exactly what every
+// host of a cluster should have: accounts, directories, files, links, units
+// and the member it runs. The same input gives the same output, byte by byte.
+package desired
+
+import "io/fs"
+
+// Host is everything one host should have. Lists are in the order in which
+// they can be made: a directory precedes what is inside it.
+type Host struct {
+	Name        string // the inventory's
+	Account     Account
+	Directories []Directory
+	Binaries    []Binary
+	Links       []Link
+	Files       []File
+	Units       []Unit
+	Member      Member
+}
+
+// Account is a system user and the group of its own that the server runs as.
+type Account struct {
+	User  string
+	Group string
+	Home  string // not created
+	Shell string
+}
+
+// Directory is a directory with its own owner and mode.
+type Directory struct {
+	Path  string
+	Mode  fs.FileMode // permission bits only
+	Owner string
+	Group string
+	// Data marks the member's data directory: it is never deleted, and its
+	// content is none of our business.
+	Data bool
+}
+
+// Binary is a program to install. Its content depends on the host's
+// architecture, so whoever holds the program supplies it.
+type Binary struct {
+	Program string // "musterd" or "musterctl"
+	// Source is the path on the workstation the inventory asks for; empty
+	// for the program that came with muster.
+	Source string
+	Path   string // on the host
+	Mode   fs.FileMode
+	Owner  string
+	Group  string
+}
+
+// Link is a symbolic link.
+type Link struct {
+	Path   string
+	Target string // as stored in the link
+}
+
+// File is a file with known content.
+type File struct {
+	Path    string
+	Mode    fs.FileMode // permission bits only
+	Owner   string
+	Group   string
+	Content []byte
+	// Secret content must not be printed, logged or shown in a diff.
+	Secret bool
+}
+
+// Unit is a systemd unit.
+type Unit struct {
+	Name string // "musterd.service"
+	Path string // of the unit file, which is among Files
+	// Enabled says that it starts at boot.
+	Enabled bool
+	// RestartOn lists the files and binaries whose change takes effect only
+	// when the unit restarts.
+	RestartOn []string
+}
+
+// Member is the cluster member a host runs.
+type Member struct {
+	Name       string
+	PeerURL    string // advertised
+	ClientURL  string // advertised
+	MetricsURL string // /health and /metrics in clear, from the host only
+	DataDir    string
+}

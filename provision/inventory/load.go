@@ -1,0 +1,85 @@
+package inventory
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// MaxSize is the largest inventory accepted, in bytes. A cluster of a hundred
+// hosts with every field given takes about 50 KiB.
+const MaxSize = 1 << 20
+
+// Option changes what Load accepts.
+type Option func(*settings)
+
+type settings struct {
+	allowLoopback bool
+	canPrompt     bool
+	lookupEnv     func(string) (string, bool)
+}
+
+// AllowLoopback accepts loopback addresses in a cluster of several hosts, and
+// hosts that share one as long as their ports differ. Practice hosts need it.
+func AllowLoopback() Option { return func(s *settings) { s.allowLoopback = true } }
+
+// CanPrompt says that the operator can be asked for the passphrase of a
+// private key. Without it an encrypted key needs an ssh-agent.
+func CanPrompt() Option { return func(s *settings) { s.canPrompt = true } }
+
+// LookupEnv replaces os.LookupEnv as the source of ${NAME}, of the home
+// directory (HOME) and of the ssh-agent's socket (SSH_AUTH_SOCK).
+func LookupEnv(lookup func(string) (string, bool)) Option {
+	return func(s *settings) { s.lookupEnv = lookup }
+}
+
+// Load reads one inventory from r. The name is the file's and appears in
+// problems; relative paths in the document start at its directory. A bad
+// inventory yields an error of type Problems that holds every problem found;
+// any other error means that r could not be read.
+func Load(name string, r io.Reader, opts ...Option) (*Cluster, []Warning, error) {
+	s := settings{lookupEnv: os.LookupEnv}
+	for _, opt := range opts {
+		opt(&s)
+	}
+	dir, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the directory of the inventory %s: %w", name, err)
+	}
+	text, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the inventory %s: %w", name, err)
+	}
+
+	doc := &document{file: name, dir: dir, settings: s}
+	root := doc.parse(text)
+	if root == nil {
+		return nil, nil, doc.failure()
+	}
+	var c Cluster
+	doc.decode(root, &c)
+	if !doc.bad[""] {
+		doc.fillDefaults(&c)
+		doc.check(&c)
+	}
+	if len(doc.problems) > 0 {
+		return nil, doc.sortedWarnings(), doc.failure()
+	}
+	return &c, doc.sortedWarnings(), nil
+}
+
+// expandPath makes a path of the document absolute: "~/" is the home
+// directory, any other relative path starts at the inventory.
+func (d *document) expandPath(path string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if home, found := d.lookupEnv("HOME"); found {
+			return filepath.Join(home, rest)
+		}
+	}
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(d.dir, path)
+}

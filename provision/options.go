@@ -1,0 +1,74 @@
+package provision
+
+import (
+	"log/slog"
+	"time"
+
+	"muster/provision/inventory"
+	"muster/provision/remote"
+	"muster/provision/step"
+)
+
+// Defaults of Options.
+const (
+	DefaultConcurrency  = 30
+	DefaultReadyTimeout = time.Minute
+)
+
+// Options of an operation.
+type Options struct {
+	SSH remote.Options
+	// BinaryDir holds the programs to install; empty to look for them beside
+	// muster and then to make them from the checkout.
+	BinaryDir string
+	// Concurrency is how many hosts are worked on at once.
+	Concurrency int
+	// ReadyTimeout bounds each wait for members to be ready.
+	ReadyTimeout time.Duration
+	// Reporter is told what happens; nil for nobody.
+	Reporter step.Reporter
+	Log      *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Concurrency <= 0 {
+		o.Concurrency = DefaultConcurrency
+	}
+	if o.ReadyTimeout <= 0 {
+		o.ReadyTimeout = DefaultReadyTimeout
+	}
+	if o.Reporter == nil {
+		o.Reporter = nobody{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.SSH.Log == nil {
+		o.SSH.Log = o.Log
+	}
+	return o
+}
+
+type nobody struct{}
+
+func (nobody) Report(step.Event) {}
+
+// begin prepares a run of the steps of one operation. Nothing is connected to
+// yet.
+func begin(operation string, cluster *inventory.Cluster, o Options) (*step.Run, error) {
+	dialer, err := remote.NewDialer(o.SSH)
+	if err != nil {
+		return nil, err
+	}
+	r := &step.Run{
+		Operation:    operation,
+		Cluster:      cluster,
+		Dialer:       dialer,
+		Programs:     newPrograms(o),
+		Reporter:     o.Reporter,
+		Log:          o.Log,
+		Concurrency:  o.Concurrency,
+		ReadyTimeout: o.ReadyTimeout,
+	}
+	return r, step.Outline(r)
+}

@@ -1,0 +1,217 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+)
+
+// File says where on a host a file goes and whose it is.
+type File struct {
+	Path  string
+	Mode  fs.FileMode // permission bits
+	Owner string
+	Group string
+	// Check is a shell command that must accept the complete new file, whose
+	// path is in $new, before it replaces the old one. Empty for none.
+	Check string
+}
+
+func (f File) args(sum string) []string {
+	return []string{f.Path, fmt.Sprintf("%04o", f.Mode.Perm()), f.Owner + ":" + f.Group, sum}
+}
+
+// installScript puts what %s writes to standard output in place of $1. The
+// file appears whole or not at all: it is written beside the target, checked,
+// flushed to disk and renamed. What an interrupted run left behind has the
+// same name and is overwritten. The name keeps the target's suffix, because
+// systemd-analyze judges a unit by it.
+const installScript = `set -eu
+umask 077
+target=$1 mode=$2 owner=$3 want=$4
+dir=${target%%/*}
+new=$dir/.muster-new-${target##*/}
+trap 'rm -f "$new"' EXIT
+%s > "$new"
+got=$(sha256sum < "$new")
+got=${got%%%% *}
+if [ "$got" != "$want" ]; then
+	echo "$target: sha256 is $got after the transfer, not $want" >&2
+	exit 1
+fi
+chown "$owner" "$new"
+chmod "$mode" "$new"
+sync "$new"
+%s
+mv -fT "$new" "$target"
+trap - EXIT
+sync "$dir"
+`
+
+// WriteFile places a small file, such as a certificate or a unit. The content
+// travels on standard input and appears in no argument list.
+func (h *Host) WriteFile(ctx context.Context, f File, content []byte) error {
+	sum := sha256.Sum256(content)
+	_, err := h.Run(ctx, Command{
+		Label:  "write " + f.Path,
+		Script: fmt.Sprintf(installScript, "cat", f.Check),
+		Args:   f.args(hex.EncodeToString(sum[:])),
+		Stdin:  bytes.NewReader(content),
+	})
+	return err
+}
+
+// stage is the directory of the login user that uploads go through, made by
+// the first one.
+type stage struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// stageScript makes a directory only the login user can write to, and removes
+// those of runs that were cut off.
+const stageScript = `umask 077
+rm -rf /var/tmp/muster-upload.* 2>/dev/null
+mktemp -d /var/tmp/muster-upload.XXXXXX || mktemp -d "$HOME/.muster-upload.XXXXXX"`
+
+func (s *stage) make(ctx context.Context, h *Host) (string, error) {
+	s.once.Do(func() {
+		var result Result
+		result, s.err = h.Run(ctx, Command{Label: "make a directory for uploads", Script: stageScript, AsLogin: true})
+		s.dir = strings.TrimSpace(result.Stdout)
+	})
+	return s.dir, s.err
+}
+
+func (s *stage) remove(h *Host) {
+	if s.dir == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, err := h.Run(ctx, Command{Label: "remove the directory for uploads", Script: `rm -rf "$1"`, Args: []string{s.dir}, AsLogin: true})
+	if err != nil {
+		h.log.Debug("left behind", "directory", s.dir, "error", err)
+	}
+}
+
+// compressBelow is the speed, in bytes per second, under which an upload goes
+// compressed. Above it, unpacking a program on the host takes longer than
+// sending the bytes that compression saves.
+const compressBelow = 60 << 20
+
+// probeSize is how much of the compressed form is sent to learn the speed of
+// the link. On a slow link nothing is lost: it is the beginning of the file.
+const probeSize = 1 << 20
+
+// Upload places a large file: over SFTP into a directory of the login user,
+// then installed as WriteFile does. Progress, when not nil, is called with
+// the bytes sent and the bytes to send in all.
+func (h *Host) Upload(ctx context.Context, f File, p *Payload, progress func(sent, total int64)) error {
+	dir, err := h.stage.make(ctx, h)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	staged := path.Join(dir, path.Base(f.Path))
+	read, err := send(ctx, h.client, p, staged, progress)
+	if err != nil {
+		return h.uploadError(ctx, f, staged, err)
+	}
+	h.log.Debug("sent", "file", f.Path, "elapsed", time.Since(begin), "unpack", read)
+	_, err = h.Run(ctx, Command{
+		Label:  "install " + f.Path,
+		Script: fmt.Sprintf(installScript, read+` "$5"`, f.Check) + `rm -f "$5"`,
+		Args:   append(f.args(p.sum), staged),
+	})
+	return err
+}
+
+// send writes the payload to staged and returns the command that reads it
+// back: a copy on a fast link, compressed on a slow one.
+func send(ctx context.Context, conn *ssh.Client, p *Payload, staged string, progress func(sent, total int64)) (read string, err error) {
+	packed, err := p.compressed()
+	if err != nil {
+		return "", fmt.Errorf("compress: %w", err)
+	}
+	client, err := sftp.NewClient(conn, sftp.UseConcurrentWrites(true))
+	if err != nil {
+		return "", fmt.Errorf("start sftp: %w", err)
+	}
+	defer client.Close() //nolint:errcheck // what was written through it is checked by its hash
+	stop := context.AfterFunc(ctx, func() { _ = client.Close() })
+	defer stop()
+
+	file, err := client.Create(staged)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	probe := packed[:min(len(packed), probeSize)]
+	begin := time.Now()
+	if _, err := file.ReadFrom(bytes.NewReader(probe)); err != nil {
+		return "", err
+	}
+	if speed := float64(len(probe)) / time.Since(begin).Seconds(); speed < compressBelow {
+		rest := packed[len(probe):]
+		_, err = file.ReadFrom(&countingReader{Reader: bytes.NewReader(rest), total: int64(len(packed)), sent: int64(len(probe)), report: progress})
+		return "gzip -dc", err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	if err := file.Truncate(0); err != nil {
+		return "", err
+	}
+	_, err = file.ReadFrom(&countingReader{Reader: bytes.NewReader(p.content), total: p.Size(), report: progress})
+	return "cat", err
+}
+
+// countingReader reports progress. Its Len, from bytes.Reader, lets sftp write
+// concurrently.
+type countingReader struct {
+	*bytes.Reader
+	sent, total int64
+	report      func(sent, total int64)
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.sent += int64(n)
+	if c.report != nil {
+		c.report(c.sent, c.total)
+	}
+	return n, err
+}
+
+// uploadError adds what SFTP does not say. Its protocol knows no "disk full",
+// only "failure".
+func (h *Host) uploadError(ctx context.Context, f File, staged string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: upload %s: %w", h.name, f.Path, context.Cause(ctx))
+	}
+	err = h.diagnose(err)
+	if errors.Is(err, ErrConnectionLost) {
+		return fmt.Errorf("%s: upload %s: %w", h.name, f.Path, err)
+	}
+	result, dfErr := h.Run(ctx, Command{
+		Label: "look at the disk", Script: `df -Pk "$1" | tail -n 1`, Args: []string{path.Dir(staged)}, AsLogin: true,
+	})
+	if dfErr != nil {
+		return fmt.Errorf("%s: upload %s: %w", h.name, f.Path, err)
+	}
+	return fmt.Errorf("%s: upload %s to %s: %w (df -Pk says: %s); is the disk full?", h.name, f.Path, staged, err, strings.TrimSpace(result.Stdout))
+}

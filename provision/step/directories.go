@@ -1,0 +1,32 @@
+package step
+
+import (
+	"context"
+	"fmt"
+
+	"muster/provision/remote"
+)
+
+// MakeDirectories makes the directories, and gives those that exist the owner
+// and mode they should have. It never looks inside.
+func MakeDirectories(ctx context.Context, h *Host) error {
+	for _, d := range h.Want.Directories {
+		have, exists := h.Facts.Files[d.Path]
+		sentence := "made " + d.Path
+		if exists {
+			if have.Type == "directory" && have.Mode == d.Mode.Perm() && have.Owner == d.Owner && have.Group == d.Group {
+				continue
+			}
+			sentence = fmt.Sprintf("gave %s the mode %04o and the owner %s:%s", d.Path, d.Mode.Perm(), d.Owner, d.Group)
+		}
+		err := h.changeByScript(ctx, sentence, remote.Command{
+			Label:  "make " + d.Path,
+			Script: `install -d -m "$2" -o "$3" -g "$4" "$1"`,
+			Args:   []string{d.Path, fmt.Sprintf("%04o", d.Mode.Perm()), d.Owner, d.Group},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,303 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Limits of Preflight.
+const (
+	// clockLimit is the clock offset that is refused: certificates are valid
+	// from five minutes in the past, and leases and elections want closer
+	// clocks than that.
+	clockLimit = time.Second
+	// syncLimit is the time of one flushed write that is warned about. etcd's
+	// hardware guide asks for 10 ms at the 99th percentile.
+	syncLimit = 10 * time.Millisecond
+	// systemdMinimum is the version Debian 11 has, the oldest one tested.
+	systemdMinimum = 247
+	// dataMinimum is the free space, in bytes, a new member needs for its
+	// logs and its first data.
+	dataMinimum = 512 << 20
+	// programsMinimum is the free space needed for the programs twice: the
+	// new ones lie beside the old ones until they are whole.
+	programsMinimum = 256 << 20
+)
+
+// Problem is one reason not to begin.
+type Problem struct {
+	Host string
+	Text string // what is wrong; what to do
+}
+
+// PreflightError holds everything that Preflight found on every host.
+type PreflightError struct{ Problems []Problem }
+
+func (e *PreflightError) Error() string {
+	what := "1 problem"
+	if len(e.Problems) != 1 {
+		what = fmt.Sprintf("%d problems", len(e.Problems))
+	}
+	text := what + " found before any change"
+	for _, p := range e.Problems {
+		text += "\n  " + p.Host + ": " + p.Text
+	}
+	return text
+}
+
+// Hint says what to do about it.
+func (e *PreflightError) Hint() string {
+	return "no host was changed; correct these and run the same command again"
+}
+
+// Preflight decides, from the facts of all hosts and before any of them is
+// changed, whether the operation can succeed, and has the programs ready that
+// are to be installed. It reports every problem of every host at once, as a
+// *PreflightError.
+func Preflight(ctx context.Context, r *Run) error {
+	var found PreflightError
+	trusted, err := trustedCA(r.Cluster.PKI.Dir)
+	if err != nil {
+		return err
+	}
+	verified := verifiedHost(r)
+	for _, h := range r.Hosts {
+		e := examination{Host: h, found: &found}
+		e.machine()
+		e.space()
+		e.clock(r.Hosts)
+		if h.Remote.Privilege().Problem == "" { // else the facts about these are not all there
+			e.ports()
+			e.data(verified)
+			e.record(r.Cluster.PKI.Dir, trusted)
+		}
+		e.warnings()
+	}
+	if len(found.Problems) > 0 {
+		return &found
+	}
+	for _, h := range r.Hosts {
+		for _, b := range h.Want.Binaries {
+			if _, err := h.program(ctx, b); err != nil {
+				return &localError{err}
+			}
+		}
+	}
+	return nil
+}
+
+// examination looks at the facts of one host.
+type examination struct {
+	*Host
+	found *PreflightError
+}
+
+func (e examination) problem(format string, args ...any) {
+	e.found.Problems = append(e.found.Problems, Problem{e.Name, fmt.Sprintf(format, args...)})
+}
+
+// warnings tells what does not keep the operation from going on.
+func (e examination) warnings() {
+	if e.Facts.Sync > syncLimit {
+		e.warn(fmt.Sprintf("flushing a write to the disk of %s takes %v; above %v the cluster will feel it", e.Want.Member.DataDir, e.Facts.Sync.Round(100*time.Microsecond), syncLimit))
+	}
+	if e.Facts.SocketsUnknown {
+		e.warn("the command ss is missing (package iproute2), so nobody has checked that the ports are free")
+	}
+}
+
+func (e examination) machine() {
+	f, p := e.Facts, e.Remote.Privilege()
+	if p.Problem != "" {
+		e.problem("%s cannot become root without a password (%s); allow it: echo '%s ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/muster, or log in as root", p.User, p.Problem, p.User)
+	}
+	if f.Kernel != "Linux" || goArch(f.Machine) == "" {
+		e.problem("%s on %s is not supported; use Linux on amd64 (x86_64) or arm64 (aarch64)", f.Kernel, f.Machine)
+	}
+	switch {
+	case f.Systemd == 0:
+		e.problem("systemd does not run this host; muster needs it, version %d or newer, as Debian 11 and later have it", systemdMinimum)
+		return // its commands are missing with it
+	case f.Systemd < systemdMinimum:
+		e.problem("systemd is version %d; %d or newer is needed", f.Systemd, systemdMinimum)
+	}
+	if len(f.MissingTools) > 0 {
+		e.problem("commands are missing: %s; install them (packages coreutils, util-linux, passwd, systemd)", strings.Join(f.MissingTools, ", "))
+	}
+}
+
+func (e examination) space() {
+	for _, need := range []struct {
+		name, path string
+		bytes      int64
+		fulfilled  bool
+	}{
+		{"data", e.Want.Member.DataDir, dataMinimum, e.Facts.Data == DataFilled},
+		{"programs", "/usr/local/bin", programsMinimum, hasPrograms(e.Host)},
+		{"uploads", "/var/tmp", programsMinimum, hasPrograms(e.Host)},
+	} {
+		free, known := e.Facts.Free[need.name]
+		if known && free < need.bytes && !need.fulfilled {
+			e.problem("%d MiB are free for %s; make room for %d MiB", free>>20, need.path, need.bytes>>20)
+		}
+	}
+}
+
+// hasPrograms says that there are programs already: replacing them may still
+// need room, but an idle second run must not be refused.
+func hasPrograms(h *Host) bool {
+	for _, b := range h.Want.Binaries {
+		if h.Facts.Files[b.Path].SHA256 == "" {
+			return false
+		}
+	}
+	return true
+}
+
+func (e examination) clock(all []*Host) {
+	off := e.Facts.ClockOffset
+	if off.Abs()-e.Facts.ClockError <= clockLimit {
+		return
+	}
+	direction := "ahead of"
+	if off < 0 {
+		direction = "behind"
+	}
+	whose := "set the host's clock (timedatectl set-ntp true)"
+	if len(all) > 1 && sameOffset(all) {
+		whose = "all hosts agree, so set the workstation's clock"
+	}
+	e.problem("the clock is %v %s this workstation's, more than %v; %s", roundOffset(off.Abs()), direction, clockLimit, whose)
+}
+
+// roundOffset leaves what can be known: a busy host answers late.
+func roundOffset(d time.Duration) time.Duration {
+	if d < 2*time.Second {
+		return d.Round(100 * time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
+
+func sameOffset(hosts []*Host) bool {
+	for _, h := range hosts {
+		if (h.Facts.ClockOffset - hosts[0].Facts.ClockOffset).Abs() > clockLimit {
+			return false
+		}
+	}
+	return true
+}
+
+func (e examination) ports() {
+	urls := append(e.ClientListenURLs(), e.PeerListenURL(), e.MetricsURL())
+	told := map[netip.AddrPort]bool{}
+	for _, text := range urls {
+		u, err := url.Parse(text)
+		if err != nil {
+			continue // the inventory has checked it
+		}
+		want, err := netip.ParseAddrPort(u.Host)
+		if err != nil {
+			continue
+		}
+		for _, s := range e.Facts.Sockets {
+			ours := e.Facts.Unit.MainPID != 0 && s.PID == e.Facts.Unit.MainPID
+			if ours || told[s.Address] || !collide(want, s.Address) {
+				continue
+			}
+			told[s.Address] = true
+			by := s.Process
+			if by == "" {
+				by = "an unknown process"
+			}
+			e.problem("port %d is taken on %s by %s; stop it, or give this host another port under server: in the inventory", want.Port(), s.Address.Addr(), by)
+		}
+	}
+}
+
+// collide says whether one address cannot be listened on while another is.
+func collide(a, b netip.AddrPort) bool {
+	if a.Port() != b.Port() {
+		return false
+	}
+	x, y := a.Addr().Unmap(), b.Addr().Unmap()
+	return x == y || x.IsUnspecified() || y.IsUnspecified()
+}
+
+// verifiedHost returns a host that belongs to a cluster that was verified
+// once, or nil.
+func verifiedHost(r *Run) *Host {
+	for _, h := range r.Hosts {
+		if h.Facts.Record.ClusterID != "" {
+			return h
+		}
+	}
+	return nil
+}
+
+// data refuses whatever would found a second cluster beside the one that
+// exists, or give data to a cluster it does not belong to.
+func (e examination) data(verified *Host) {
+	f, dir := e.Facts, e.Want.Member.DataDir
+	noData := f.Data == DataAbsent || f.Data == DataEmpty
+	switch {
+	case f.Data == DataLink:
+		e.problem("%s is a symbolic link; name the real directory as dataDir", dir)
+	case f.Data == DataFilled && f.Record == (Record{}):
+		e.problem("%s holds data and nothing says whose; if nobody needs it, move it away, or name another dataDir", dir)
+	case noData && f.Record.ClusterID != "":
+		e.problem("%s is %s, but this host was member %s of cluster %s: its data is lost; starting it would found a second cluster. Bring the directory back, or, if the whole cluster may be lost, run muster reset --data", dir, f.Data, f.Record.MemberID, f.Record.ClusterID)
+	case noData && verified != nil:
+		e.problem("the cluster runs already (%s is a member of %s) and this host is not in it; members cannot be added by apply, take it out of the inventory", verified.Name, verified.Facts.Record.ClusterID)
+	}
+}
+
+// record compares what the host remembers with the inventory.
+func (e examination) record(pkiDir, trusted string) {
+	record := e.Facts.Record
+	if record == (Record{}) {
+		return
+	}
+	if record.Cluster != e.run.Cluster.Name || record.Token != e.run.Cluster.Token {
+		e.problem("this host belongs to cluster %q (token %q), not to %q (token %q); use that cluster's inventory, or take the host out of it with muster reset --data", record.Cluster, record.Token, e.run.Cluster.Name, e.run.Cluster.Token)
+		return
+	}
+	if record.Member != e.Name {
+		e.problem("this host is member %q and cannot be renamed to %q; write name: %s in the inventory", record.Member, e.Name, record.Member)
+	}
+	if record.DataDir != e.Want.Member.DataDir {
+		e.problem("the member's data is in %s; write dataDir: %s, or move the data by hand while the member is stopped and correct %s", record.DataDir, record.DataDir, recordPath)
+	}
+	switch trusted {
+	case record.CA:
+	case "":
+		e.problem("the CA this host trusts (SHA-256 %.16s...) is not in %s, which is empty; bring that directory back, or point pki.dir at it", record.CA, pkiDir)
+	default:
+		e.problem("this host trusts another CA (SHA-256 %.16s...) than the one in %s (%.16s...); point pki.dir at the directory this cluster was made with", record.CA, pkiDir, trusted)
+	}
+}
+
+// trustedCA is the fingerprint of the CA in the workstation's directory,
+// empty when there is none yet.
+func trustedCA(dir string) (string, error) {
+	path := filepath.Join(dir, "ca.crt")
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", &localError{fmt.Errorf("read the CA certificate: %w", err)}
+	}
+	sum, err := fingerprint(text)
+	if err != nil {
+		return "", &localError{fmt.Errorf("%s: %w", path, err)}
+	}
+	return sum, nil
+}

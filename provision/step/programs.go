@@ -1,0 +1,113 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"muster/provision/desired"
+	"muster/provision/remote"
+)
+
+// restartMark exists on a host between the first change of something its
+// running member uses and the member's restart. A run that is killed in
+// between leaves it for the next one; a reboot, which restarts the member,
+// removes it.
+const restartMark = "/run/muster.restart"
+
+// InstallPrograms uploads the programs that differ, and links the names they
+// also go by.
+func InstallPrograms(ctx context.Context, h *Host) error {
+	var missing []upload
+	for _, b := range h.Want.Binaries {
+		p, err := h.program(ctx, b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+		file := remote.File{Path: b.Path, Mode: b.Mode, Owner: b.Owner, Group: b.Group}
+		if have := h.Facts.Files[b.Path]; have.SHA256 == p.SHA256() {
+			err = h.setAttributes(ctx, file, have)
+		} else {
+			missing = append(missing, upload{file, p})
+			err = h.willRestart(ctx, b.Path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := uploadAll(ctx, h, missing); err != nil {
+		return err
+	}
+	for _, l := range h.Want.Links {
+		if err := link(ctx, h, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// program is what to install on a host of this architecture.
+func (h *Host) program(ctx context.Context, b desired.Binary) (*remote.Payload, error) {
+	return h.run.Programs.Find(ctx, b.Program, b.Source, goArch(h.Facts.Machine))
+}
+
+type upload struct {
+	file    remote.File
+	program *remote.Payload
+}
+
+// uploadAll uploads programs side by side.
+func uploadAll(ctx context.Context, h *Host, uploads []upload) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, u := range uploads {
+		group.Go(func() error {
+			sentence := fmt.Sprintf("installed %s (%.1f MiB)", u.file.Path, float64(u.program.Size())/(1<<20))
+			return h.Change(ctx, sentence, func(ctx context.Context) error {
+				return h.Remote.Upload(ctx, u.file, u.program, nil)
+			})
+		})
+	}
+	return group.Wait()
+}
+
+// link makes a link, unless something that is not ours has the name.
+func link(ctx context.Context, h *Host, l desired.Link) error {
+	have, exists := h.Facts.Files[l.Path]
+	switch {
+	case exists && have.Target == l.Target:
+		return nil
+	case exists:
+		h.warn(fmt.Sprintf("%s exists and is not muster's; left alone", l.Path))
+		return nil
+	}
+	return h.changeByScript(ctx, fmt.Sprintf("linked %s to %s", l.Path, l.Target), remote.Command{
+		Label: "link " + l.Path, Script: `ln -sfn "$2" "$1"`, Args: []string{l.Path, l.Target},
+	})
+}
+
+// setAttributes corrects mode and owner of a file whose content is right.
+func (h *Host) setAttributes(ctx context.Context, f remote.File, have FileFact) error {
+	if have.Mode == f.Mode.Perm() && have.Owner == f.Owner && have.Group == f.Group {
+		return nil
+	}
+	return h.changeByScript(ctx, fmt.Sprintf("gave %s the mode %04o and the owner %s:%s", f.Path, f.Mode.Perm(), f.Owner, f.Group), remote.Command{
+		Label:  "set the attributes of " + f.Path,
+		Script: `chown "$3" "$1" && chmod "$2" "$1"`,
+		Args:   []string{f.Path, fmt.Sprintf("%04o", f.Mode.Perm()), f.Owner + ":" + f.Group},
+	})
+}
+
+// willRestart notes on the host, before a file is changed, that the running
+// member has to be restarted because of it.
+func (h *Host) willRestart(ctx context.Context, path string) error {
+	if h.restart || !h.Facts.Unit.Running() || !slices.Contains(h.unit().RestartOn, path) {
+		return nil
+	}
+	_, err := h.Remote.Run(ctx, remote.Command{
+		Label: "note that a restart is due", Script: `: > "$1"`, Args: []string{restartMark},
+	})
+	h.restart = err == nil
+	return err
+}

@@ -1,0 +1,126 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"muster/provision/remote"
+)
+
+const (
+	// readyPoll is the time between two questions to one member.
+	readyPoll = 100 * time.Millisecond
+	// unitPoll is the time between two looks at a unit that is not ready.
+	unitPoll = time.Second
+	// crashLimit is how many restarts by systemd mean that a member will not
+	// come up.
+	crashLimit = 3
+)
+
+// AwaitReady waits until every member says that it is ready. A member that
+// keeps crashing ends the wait at once.
+func AwaitReady(ctx context.Context, r *Run) error {
+	return r.forAll(func(h *Host) *Error {
+		if err := awaitReady(ctx, h); err != nil {
+			return &Error{Step: h.step, Host: h.Name, Err: err}
+		}
+		return nil
+	})
+}
+
+func awaitReady(ctx context.Context, h *Host) error {
+	ctx, cancel := context.WithTimeout(ctx, h.run.ReadyTimeout)
+	defer cancel()
+	client := httpClient(h)
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	nextLook := time.Now().Add(unitPoll)
+	for {
+		err := ready(ctx, client, h.Want.Member.MetricsURL)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, remote.ErrConnectionLost) {
+			return err
+		}
+		if time.Now().After(nextLook) {
+			nextLook = time.Now().Add(unitPoll)
+			if err := checkUnit(ctx, h); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-h.Remote.Lost():
+			return fmt.Errorf("%s: wait for the member: %w", h.Name, remote.ErrConnectionLost)
+		case <-ctx.Done():
+			return fmt.Errorf("%s: the member was not ready within %v: %w; see journalctl -u %s there", h.Name, h.run.ReadyTimeout, err, h.unit().Name)
+		case <-tick.C:
+		}
+	}
+}
+
+// httpClient speaks HTTP as seen from the host.
+func httpClient(h *Host) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{DialContext: h.Remote.DialContext},
+		Timeout:   5 * time.Second,
+	}
+}
+
+// ready asks a member once whether it is ready to serve.
+func ready(ctx context.Context, client *http.Client, metricsURL string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // nothing is lost
+	body, err := io.ReadAll(io.LimitReader(response.Body, 4<<10))
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("/readyz says %s: %s", response.Status, strings.Join(strings.Fields(string(body)), " "))
+	}
+	return nil
+}
+
+// checkUnit returns an error when systemd has given up on the unit, or will.
+func checkUnit(ctx context.Context, h *Host) error {
+	unit, err := unitFact(ctx, h)
+	if err != nil {
+		return err
+	}
+	switch {
+	case unit.Active == "failed" || unit.Active == "inactive":
+		return fmt.Errorf("%s: %s is %s (%s)", h.Name, h.unit().Name, unit.Active, unit.Result)
+	case unit.Restarts-h.Facts.Unit.Restarts >= crashLimit:
+		return fmt.Errorf("%s: %s ended and was restarted %d times (%s)", h.Name, h.unit().Name, unit.Restarts-h.Facts.Unit.Restarts, unit.Result)
+	}
+	return nil
+}
+
+func unitFact(ctx context.Context, h *Host) (UnitFact, error) {
+	result, err := h.Remote.Run(ctx, remote.Command{
+		Label:  "look at " + h.unit().Name,
+		Script: `systemctl show -p LoadState -p ActiveState -p SubState -p Result -p MainPID -p NRestarts "$1"`,
+		Args:   []string{h.unit().Name},
+	})
+	if err != nil {
+		return UnitFact{}, err
+	}
+	var u UnitFact
+	for _, line := range strings.Split(result.Stdout, "\n") {
+		u.set(line)
+	}
+	return u, nil
+}

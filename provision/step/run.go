@@ -1,0 +1,135 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"muster/pki"
+	"muster/provision/desired"
+	"muster/provision/inventory"
+	"muster/provision/member"
+	"muster/provision/remote"
+)
+
+// Programs supplies the programs to install.
+type Programs interface {
+	// Find returns a program for linux on an architecture, as Go names it.
+	// The source is the path the inventory gives, usually empty.
+	Find(ctx context.Context, program, source, arch string) (*remote.Payload, error)
+}
+
+// Run is one operation on one cluster: what its steps share.
+type Run struct {
+	Operation string // "apply"
+	Cluster   *inventory.Cluster
+	Hosts     []*Host // in the order of the inventory
+	Bundle    pki.Bundle
+	// Views is what the members said when they were verified, by name.
+	Views map[string]member.View
+
+	Dialer   *remote.Dialer
+	Programs Programs
+	Reporter Reporter
+	Log      *slog.Logger
+	// Concurrency is how many hosts are worked on at once.
+	Concurrency int
+	// ReadyTimeout bounds the wait for a member, or the cluster, to be ready.
+	ReadyTimeout time.Duration
+
+	changes atomic.Int64
+}
+
+// Host is one controller during a run.
+type Host struct {
+	inventory.Host
+	// Want is what the host should have. Until the certificates are made, the
+	// content of its files is not known, but their paths are.
+	Want desired.Host
+	// Remote is the connection; nil before Connect and when it failed.
+	Remote *remote.Host
+	Facts  Facts
+
+	run  *Run
+	lock *heldLock
+	// restart says that the running member does not use what is installed.
+	restart bool
+	step    string // the one at work, for events
+}
+
+// AddHosts makes a Host of each controller.
+func (r *Run) AddHosts(want []desired.Host) {
+	for i, h := range r.Cluster.Hosts {
+		r.Hosts = append(r.Hosts, &Host{Host: h, Want: want[i], run: r})
+	}
+}
+
+// Expected is what the members should say of each other.
+func (r *Run) Expected() []member.Expected {
+	expected := make([]member.Expected, len(r.Hosts))
+	for i, h := range r.Hosts {
+		m := h.Want.Member
+		expected[i] = member.Expected{Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL}
+	}
+	return expected
+}
+
+// Changes is how many changes were made so far.
+func (r *Run) Changes() int { return int(r.changes.Load()) }
+
+// Close releases the locks and closes the connections.
+func (r *Run) Close() error {
+	errs := make([]error, len(r.Hosts))
+	var wg sync.WaitGroup
+	for i, h := range r.Hosts {
+		if h.Remote == nil {
+			continue
+		}
+		wg.Go(func() {
+			if h.lock != nil {
+				h.lock.release()
+			}
+			errs[i] = h.Remote.Close()
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (r *Run) report(kind Kind, step, host, text string) {
+	r.Reporter.Report(Event{Time: time.Now(), Kind: kind, Step: step, Host: host, Text: text})
+}
+
+// change makes one change on the workstation.
+func (r *Run) change(step, sentence string) {
+	r.changes.Add(1)
+	r.report(Changed, step, "", sentence)
+}
+
+// Change makes one change on the host. Every change goes through here. The
+// sentence says what is changed, in the past tense.
+func (h *Host) Change(ctx context.Context, sentence string, do func(context.Context) error) error {
+	if err := do(ctx); err != nil {
+		return err
+	}
+	h.run.changes.Add(1)
+	h.run.report(Changed, h.step, h.Name, sentence)
+	return nil
+}
+
+// changeByScript makes one change by one script, run as root.
+func (h *Host) changeByScript(ctx context.Context, sentence string, c remote.Command) error {
+	return h.Change(ctx, sentence, func(ctx context.Context) error {
+		_, err := h.Remote.Run(ctx, c)
+		return err
+	})
+}
+
+// warn tells something that does not stop the operation.
+func (h *Host) warn(text string) { h.run.report(Warning, h.step, h.Name, text) }
+
+// unit is the systemd unit of the host's member.
+func (h *Host) unit() desired.Unit { return h.Want.Units[0] }

@@ -1,0 +1,37 @@
+package step
+
+import (
+	"context"
+
+	"muster/provision/remote"
+)
+
+// InstallUnit places the unit file once systemd has found nothing wrong with
+// it, and lets systemd start the member at boot. It runs after everything the
+// unit needs is in place: a host that reboots half-way starts nothing that is
+// not whole.
+func InstallUnit(ctx context.Context, h *Host) error {
+	unit := h.unit()
+	reload := h.Facts.Unit.NeedsReload
+	for _, f := range h.Want.Files {
+		if f.Path != unit.Path {
+			continue
+		}
+		changed, err := h.installFile(ctx, f, `systemd-analyze verify "$new"`)
+		if err != nil {
+			return err
+		}
+		reload = reload || changed
+	}
+	if reload {
+		if _, err := h.Remote.Run(ctx, remote.Command{Label: "reload systemd", Script: "systemctl daemon-reload"}); err != nil {
+			return err
+		}
+	}
+	if unit.Enabled && !h.Facts.Unit.Enabled {
+		return h.changeByScript(ctx, "enabled "+unit.Name, remote.Command{
+			Label: "enable " + unit.Name, Script: `systemctl enable "$1"`, Args: []string{unit.Name},
+		})
+	}
+	return nil
+}
