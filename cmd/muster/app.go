@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+
+	"golang.org/x/term"
+
+	"muster/provision/inventory"
+)
+
+// Exit codes. Scripts depend on them: do not renumber.
+const (
+	exitOK     = 0
+	exitFailed = 1 // the operation was tried and failed
+	exitUsage  = 2 // the command line or the inventory is wrong; nothing was tried
+)
+
+const (
+	defaultInventory = "muster.yaml"
+	standardInput    = "-"
+
+	outputText = "text"
+	outputJSON = "json"
+)
+
+// app is what the subcommands share: the streams, the common flags and what
+// follows from them.
+type app struct {
+	streams
+
+	file     string
+	output   string
+	json     bool
+	logLevel string
+	logFile  string
+	noColor  bool
+
+	started bool // the command line was understood
+	// screen is held while a question is asked, and for each piece of a live
+	// display.
+	screen  sync.Mutex
+	log     *slog.Logger
+	logSink io.Closer
+}
+
+// start checks the common flags and opens the log. It runs before every
+// subcommand, after cobra has accepted the command line.
+func (a *app) start() error {
+	switch {
+	case a.json:
+		a.output = outputJSON
+	case a.output != outputText && a.output != outputJSON:
+		return fmt.Errorf("--output is %q; write text or json", a.output)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+		return fmt.Errorf("--log-level is %q; write debug, info, warn or error", a.logLevel)
+	}
+	console := slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level})
+	a.log = slog.New(console)
+	if a.logFile != "" {
+		f, err := os.OpenFile(a.logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("open the log file: %w", err)
+		}
+		a.logSink = f
+		file := slog.NewJSONHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})
+		a.log = slog.New(slog.NewMultiHandler(console, file))
+	}
+	a.started = true
+	return nil
+}
+
+func (a *app) close() {
+	if a.logSink != nil {
+		a.logSink.Close()
+	}
+}
+
+// wantsJSON says that standard output must carry JSON and nothing else.
+func (a *app) wantsJSON() bool { return a.output == outputJSON }
+
+// terminal says that standard error is a terminal, where progress may move.
+func (a *app) terminal() bool {
+	f, ok := a.err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// colors says whether standard error may carry color. It follows the
+// convention of no-color.org.
+func (a *app) colors() bool {
+	return a.terminal() && !a.noColor && os.Getenv("NO_COLOR") == ""
+}
+
+// loadInventory reads the inventory that --file names and prints its
+// warnings.
+func (a *app) loadInventory(opts ...inventory.Option) (*inventory.Cluster, error) {
+	cluster, warnings, err := a.readInventory(opts...)
+	for _, w := range warnings {
+		fmt.Fprintf(a.err, "warning: %s\n", w)
+	}
+	return cluster, err
+}
+
+func (a *app) readInventory(opts ...inventory.Option) (*inventory.Cluster, []inventory.Warning, error) {
+	source, err := a.openInventory()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer source.Close()
+	if a.canPrompt() {
+		opts = append(opts, inventory.CanPrompt())
+	}
+	cluster, warnings, err := inventory.Load(a.inventoryName(), source, opts...)
+	var problems inventory.Problems
+	if err != nil && !errors.As(err, &problems) {
+		err = &usageError{err: err, hint: "name a file with --file, or - for standard input"}
+	}
+	return cluster, warnings, err
+}
+
+func (a *app) openInventory() (io.ReadCloser, error) {
+	if a.file == standardInput {
+		return io.NopCloser(a.in), nil
+	}
+	f, err := os.Open(a.file)
+	if err == nil {
+		return f, nil
+	}
+	failure := &usageError{err: fmt.Errorf("read the inventory: %w", err)}
+	if errors.Is(err, fs.ErrNotExist) {
+		failure.hint = fmt.Sprintf("name the inventory with --file, or make one: muster init --file %s root@10.240.0.10", a.file)
+	}
+	return nil, failure
+}
+
+// inventoryName is what problems call the inventory.
+func (a *app) inventoryName() string {
+	if a.file == standardInput {
+		return "stdin"
+	}
+	return a.file
+}
+
+// canPrompt says that there is a person who can be asked for a passphrase.
+// Standard input is not free for that when it carries the inventory.
+func (a *app) canPrompt() bool {
+	f, ok := a.in.(*os.File)
+	return ok && a.file != standardInput && term.IsTerminal(int(f.Fd()))
+}
+
+// usageError is a mistake in the command line or in a file it names.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return e.hint }
+
+// hinter is an error that knows what the operator can do about it.
+type hinter interface {
+	error
+	Hint() string
+}
+
+// report prints err, if any, and returns the exit code it stands for.
+func (a *app) report(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var problems inventory.Problems
+	if errors.As(err, &problems) {
+		a.reportProblems(problems)
+		return exitUsage
+	}
+	fmt.Fprintf(a.err, "error: %v\n", err)
+	var usage *usageError
+	wrongUsage := !a.started || errors.As(err, &usage)
+	var h hinter
+	switch {
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(a.err, "hint: it was interrupted; the same command continues where it ended")
+	case errors.As(err, &h) && h.Hint() != "":
+		fmt.Fprintf(a.err, "hint: %s\n", h.Hint())
+	case wrongUsage:
+		fmt.Fprintln(a.err, "hint: muster --help lists the commands and their flags")
+	}
+	if wrongUsage {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// reportProblems prints one problem a line, each starting with the position,
+// so that editors and terminals can jump to it.
+func (a *app) reportProblems(problems inventory.Problems) {
+	fmt.Fprintf(a.err, "error: the inventory cannot be used: %s\n", problems.Count())
+	for _, p := range problems {
+		fmt.Fprintln(a.err, p)
+	}
+	fmt.Fprintln(a.err, "hint: no host was contacted; correct the lines above and run the command again")
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"muster/provision"
+	"muster/provision/inventory"
+	"muster/provision/remote"
+)
+
+// operationFlags are those of the commands that work on hosts.
+type operationFlags struct {
+	binaryDir   string
+	concurrency int
+	timeout     time.Duration
+	yes         bool
+}
+
+// check refuses numbers that mean nothing, rather than replace them silently.
+func (f operationFlags) check() error {
+	if f.concurrency < 1 {
+		return &usageError{fmt.Errorf("--concurrency is %d", f.concurrency), "write how many hosts to work on at once, 1 or more"}
+	}
+	if f.timeout <= 0 {
+		return &usageError{fmt.Errorf("--timeout is %v", f.timeout), "write a duration such as 90s or 5m"}
+	}
+	return nil
+}
+
+// options puts together what an operation needs from the command line. The
+// context ends the questions it may ask.
+func (a *app) options(ctx context.Context, f operationFlags, r reporter) provision.Options {
+	o := provision.Options{
+		SSH:          remote.Options{Log: a.log},
+		BinaryDir:    f.binaryDir,
+		Concurrency:  f.concurrency,
+		ReadyTimeout: f.timeout,
+		Reporter:     r,
+		Log:          a.log,
+	}
+	if a.canPrompt() {
+		o.SSH.Prompt = func(question string) ([]byte, error) { return a.askSecret(ctx, question) }
+	}
+	return o
+}
+
+// askSecret asks on the terminal, without showing what is typed. A live
+// display stands still meanwhile, and finds its place as it left it. When the
+// context ends first, the terminal is as it was before.
+func (a *app) askSecret(ctx context.Context, question string) ([]byte, error) {
+	a.screen.Lock()
+	defer a.screen.Unlock()
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the terminal: %w", err)
+	}
+	defer tty.Close()
+	fd := int(tty.Fd()) //nolint:gosec // a descriptor fits an int
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, fmt.Errorf("look at the terminal: %w", err)
+	}
+	fmt.Fprintf(tty, "%s: ", question)
+	secret, err := answer(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if ctx.Err() != nil {
+		err = errors.Join(err, term.Restore(fd, before))
+	}
+	fmt.Fprint(tty, "\r\x1b[K")
+	return secret, err
+}
+
+// answer waits for what ask returns, or for the context to end: a read from
+// the terminal cannot be interrupted, and is left behind.
+func answer[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	type reply struct {
+		value T
+		err   error
+	}
+	replies := make(chan reply, 1)
+	go func() {
+		value, err := ask()
+		replies <- reply{value, err}
+	}()
+	select {
+	case r := <-replies:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
+}
+
+func hostNames(cluster *inventory.Cluster) []string {
+	names := make([]string, len(cluster.Hosts))
+	for i, h := range cluster.Hosts {
+		names[i] = h.Name
+	}
+	return names
+}
+
+// explain prints what a failure knows beyond its error, which is printed
+// after it.
+func (a *app) explain(err error) {
+	var f *provision.Failure
+	if !errors.As(err, &f) {
+		return
+	}
+	if a.wantsJSON() {
+		_ = json.NewEncoder(a.out).Encode(map[string]any{
+			"time": time.Now(), "kind": "error", "error": f.Error(), "hint": f.Hint(), "details": f.Details(),
+		})
+		return
+	}
+	_, _ = io.WriteString(a.err, f.Details())
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/progress"
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"muster/provision/step"
+)
+
+// reporter shows an operation while it runs. Nothing is shown after stop.
+type reporter interface {
+	step.Reporter
+	stop(ok bool)
+}
+
+// newReporter returns what suits the output: JSON lines on standard output, a
+// live line for each host on a terminal, plain lines elsewhere.
+func (a *app) newReporter(hosts []string) reporter {
+	switch {
+	case a.wantsJSON():
+		return &jsonReporter{enc: json.NewEncoder(a.out)}
+	case a.terminal():
+		return newLiveReporter(&quietWriter{mu: &a.screen, out: a.err}, hosts, a.colors())
+	}
+	return &plainReporter{out: a.err}
+}
+
+// jsonReporter writes one JSON object a line for every event.
+type jsonReporter struct {
+	mu  sync.Mutex
+	enc *json.Encoder
+}
+
+// jsonEvent is the form of one line. The last line of an operation has kind
+// "result" or "error".
+type jsonEvent struct {
+	Time time.Time `json:"time"`
+	Kind step.Kind `json:"kind"`
+	Step string    `json:"step"`
+	Host string    `json:"host,omitempty"`
+	Text string    `json:"text,omitempty"`
+}
+
+func (r *jsonReporter) Report(e step.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = r.enc.Encode(jsonEvent(e))
+}
+
+func (*jsonReporter) stop(bool) {}
+
+// plainReporter writes a line, beginning with the host, for what is worth
+// reading afterwards.
+type plainReporter struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (r *plainReporter) Report(e step.Event) {
+	line, ok := plainLine(e)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintln(r.out, line)
+}
+
+func (*plainReporter) stop(bool) {}
+
+// allHosts stands for the host in what concerns the cluster as a whole.
+const allHosts = "cluster"
+
+func plainLine(e step.Event) (string, bool) {
+	host := e.Host
+	if host == "" {
+		host = allHosts
+	}
+	switch e.Kind {
+	case step.Changed, step.Note:
+		return host + ": " + e.Text, true
+	case step.Warning:
+		return host + ": warning: " + e.Text, true
+	case step.Started:
+		return host + ": " + e.Step, e.Host == ""
+	case step.Failed:
+		return host + ": " + e.Step + " failed", true
+	}
+	return "", false
+}
+
+// liveReporter keeps one line for each host: its name, its step and the time
+// since the operation began. Notes and warnings scroll by above.
+type liveReporter struct {
+	writer   progress.Writer
+	trackers map[string]*progress.Tracker
+	hosts    []string
+	width    int
+	done     chan struct{}
+}
+
+// quietWriter writes while nobody else has the screen.
+type quietWriter struct {
+	mu  *sync.Mutex
+	out io.Writer
+}
+
+func (w *quietWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.out.Write(p)
+}
+
+const liveUpdate = 100 * time.Millisecond
+
+func newLiveReporter(out io.Writer, hosts []string, colors bool) *liveReporter {
+	r := &liveReporter{writer: progress.NewWriter(), trackers: map[string]*progress.Tracker{}, hosts: hosts, done: make(chan struct{})}
+	style := progress.StyleDefault
+	style.Visibility = progress.StyleVisibility{Time: true}
+	style.Options.Separator = " "
+	style.Options.DoneString, style.Options.ErrorString = "", ""
+	style.Options.KeepTrackersTogether = true
+	style.Options.TimeInProgressPrecision, style.Options.TimeDonePrecision = liveUpdate, liveUpdate
+	if colors {
+		style.Colors = progress.StyleColors{Message: text.Colors{text.Reset}, Error: text.Colors{text.FgRed}, Time: text.Colors{text.Faint}}
+	}
+	r.writer.SetStyle(style)
+	r.writer.SetOutputWriter(out)
+	r.writer.SetUpdateFrequency(liveUpdate)
+	r.writer.SetSortBy(progress.SortByIndex)
+	r.writer.SetTrackerPosition(progress.PositionRight)
+	for _, h := range hosts {
+		r.width = max(r.width, len(h))
+	}
+	for i, h := range hosts {
+		t := &progress.Tracker{Index: uint64(i), AutoStopDisabled: true, Message: r.line(h, "waiting")} //nolint:gosec // not negative
+		r.trackers[h] = t
+		r.writer.AppendTracker(t)
+	}
+	go func() {
+		defer close(r.done)
+		r.writer.Render()
+	}()
+	return r
+}
+
+func (r *liveReporter) line(host, step string) string {
+	return fmt.Sprintf("%-*s  %-14s", r.width, host, step)
+}
+
+func (r *liveReporter) Report(e step.Event) {
+	switch e.Kind {
+	case step.Started:
+		for _, h := range r.hosts {
+			if e.Host == "" || e.Host == h {
+				r.trackers[h].UpdateMessage(r.line(h, e.Step))
+			}
+		}
+	case step.Failed:
+		if t := r.trackers[e.Host]; t != nil {
+			t.UpdateMessage(r.line(e.Host, e.Step+" failed"))
+			t.MarkAsErrored()
+		}
+	case step.Note, step.Warning:
+		if line, ok := plainLine(e); ok {
+			r.writer.Log("%s", strings.TrimPrefix(line, allHosts+": "))
+		}
+	}
+}
+
+func (r *liveReporter) stop(ok bool) {
+	for _, h := range r.hosts {
+		t := r.trackers[h]
+		if t.IsErrored() {
+			continue
+		}
+		if ok {
+			t.UpdateMessage(r.line(h, "done"))
+		}
+		t.MarkAsDone()
+	}
+	r.writer.Stop()
+	<-r.done
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"muster/provision/inventory"
+)
+
+func newValidateCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate",
+		Short: "check an inventory without contacting any host",
+		Long: `validate reads the inventory, reports every problem it has with its line and
+column, and contacts no host.`,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error { return a.validate() },
+	}
+}
+
+// verdict is the JSON form of the answer of validate.
+type verdict struct {
+	Valid    bool                `json:"valid"`
+	Problems []inventory.Problem `json:"problems"`
+	Warnings []inventory.Warning `json:"warnings"`
+	Cluster  *inventory.Cluster  `json:"cluster,omitempty"` // with its defaults filled in
+}
+
+func (a *app) validate() error {
+	if a.wantsJSON() {
+		return a.validateJSON()
+	}
+	cluster, err := a.loadInventory()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "%s: cluster %s, %d controllers\n", a.inventoryName(), cluster.Name, len(cluster.Hosts))
+	for _, h := range cluster.Hosts {
+		fmt.Fprintf(a.out, "  %s  %s  clients at %s\n", h.Name, h.Address, h.ClientURL())
+	}
+	return nil
+}
+
+func (a *app) validateJSON() error {
+	cluster, warnings, err := a.readInventory()
+	var problems inventory.Problems
+	if err != nil && !errors.As(err, &problems) {
+		return err
+	}
+	answer := verdict{
+		Valid:    err == nil,
+		Problems: append([]inventory.Problem{}, problems...),
+		Warnings: append([]inventory.Warning{}, warnings...),
+		Cluster:  cluster,
+	}
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	if encErr := enc.Encode(answer); encErr != nil {
+		return fmt.Errorf("print the result: %w", encErr)
+	}
+	return err
+}

@@ -1,0 +1,39 @@
+// Command musterctl is etcd's own command line, built from etcd's packages.
+//
+// It answers to three names. As etcdctl it is upstream's client, as etcdutl
+// upstream's offline tool. As musterctl it is the client, and "musterctl utl"
+// is the offline tool.
+package main
+
+import (
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
+	"go.etcd.io/etcd/pkg/v3/cobrautl"
+)
+
+func main() {
+	if args, ok := offline(os.Args); ok {
+		command := newOfflineCommand()
+		command.SetArgs(args)
+		if err := command.Execute(); err != nil {
+			os.Exit(cobrautl.ExitError) // the command has printed the error
+		}
+		return
+	}
+	ctlv3.MustStart() // reads os.Args, and exits when it fails
+}
+
+// offline returns the arguments for the offline tool, and whether argv, with
+// the program's name in front, calls for it.
+func offline(argv []string) ([]string, bool) {
+	switch name := filepath.Base(argv[0]); {
+	case name == "etcdutl":
+		return argv[1:], true
+	case name != "etcdctl" && len(argv) > 1 && argv[1] == "utl":
+		return argv[2:], true
+	default:
+		return nil, false
+	}
+}
