@@ -113,7 +113,7 @@ func (s *Server) listen(clientTLS *tls.Config) error {
 	handler := httpapi.NewHandler(httpapi.Config{
 		Replica: s.replica, Store: store, Learner: s.learner,
 		Timeout:  s.config.requestTimeout(),
-		Gatherer: httpapi.NewRegistry(s.replica, store), Logger: s.config.Logger,
+		Gatherer: httpapi.NewRegistry(s.replica, store, store.Space()), Logger: s.config.Logger,
 	})
 	for _, raw := range s.config.ListenClientURLs {
 		secured := clientTLS

@@ -45,9 +45,7 @@ type Store interface {
 	Leases() machine.Leases
 	Auth() *auth.State
 	Revision() int64
-	Size() int64
-	SizeInUse() int64
-	ScrubStep(limit int) (done bool, err error)
+	Space() machine.Space
 	History() machine.History
 	Image() (*machine.Image, error)
 }

@@ -178,7 +178,7 @@ func TestBothWays(t *testing.T) {
 		g.revision = m.Revision()
 		do(g.request())
 		if g.IntN(10) == 0 {
-			if _, err := m.ScrubStep(1 + g.IntN(20)); err != nil {
+			if _, err := m.Space().ScrubStep(1 + g.IntN(20)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -233,7 +233,7 @@ func TestBothWays(t *testing.T) {
 		if !errors.Is(got, want) {
 			t.Fatalf("%v: %v in the restored machine, %v in the original", r, got, want)
 		}
-		if _, err := back.ScrubStep(1 + g.IntN(50)); err != nil {
+		if _, err := back.Space().ScrubStep(1 + g.IntN(50)); err != nil {
 			t.Fatal(err)
 		}
 	}

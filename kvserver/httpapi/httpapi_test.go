@@ -75,14 +75,14 @@ func (m ourMember) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, 
 	return &pb.RangeResponse{}, m.failSerializable
 }
 func (m ourMember) Size() int64              { return 4096 }
-func (m ourMember) SizeInUse() int64         { return 1024 }
+func (m ourMember) InUse() int64             { return 1024 }
 func (m ourMember) Revision() int64          { return 7 }
 func (m ourMember) CompactedRevision() int64 { return 3 }
 
 func ourHandler(m ourMember) http.Handler {
 	return NewHandler(Config{
 		Replica: m, Store: m, Learner: func() bool { return m.learner }, Timeout: time.Second,
-		Gatherer: NewRegistry(m, m), Logger: slog.New(slog.DiscardHandler),
+		Gatherer: NewRegistry(m, m, m), Logger: slog.New(slog.DiscardHandler),
 	})
 }
 

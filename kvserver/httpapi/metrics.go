@@ -6,17 +6,21 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 )
 
-// Sizes are the store's sizes in bytes, and its revisions.
+// Sizes are the store's sizes in bytes.
 type Sizes interface {
 	Size() int64
-	SizeInUse() int64
+	InUse() int64
+}
+
+// Revisions are those of the store.
+type Revisions interface {
 	Revision() int64
 	CompactedRevision() int64
 }
 
 // NewRegistry returns a registry of the member's state under etcd's own metric
 // names, read at each scrape, and of the process.
-func NewRegistry(r Replica, sizes Sizes) *prometheus.Registry {
+func NewRegistry(r Replica, revisions Revisions, sizes Sizes) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -37,13 +41,13 @@ func NewRegistry(r Replica, sizes Sizes) *prometheus.Registry {
 			return float64(sizes.Size())
 		}),
 		gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the store in use in bytes.", func() float64 {
-			return float64(sizes.SizeInUse())
+			return float64(sizes.InUse())
 		}),
 		gauge("etcd_debugging_mvcc_current_revision", "The current revision of the store.", func() float64 {
-			return float64(sizes.Revision())
+			return float64(revisions.Revision())
 		}),
 		gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction.", func() float64 {
-			return float64(sizes.CompactedRevision())
+			return float64(revisions.CompactedRevision())
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "etcd_server_version", Help: "The etcd version whose API is served, as a label; the value is 1.",

@@ -47,7 +47,7 @@ type Outcome struct {
 func (m *Machine) Apply(entries []Entry, wanted func(id uint64) bool) ([]Outcome, error) {
 	m.applying.Lock()
 	defer m.applying.Unlock()
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 // mvcc.Store.Chunk. The request must have passed CheckRange. Errors are those
 // of Range.
 func (m *Machine) Chunk(ctx context.Context, r *pb.RangeRequest, maxBytes int) (mvcc.Chunk, error) {
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return mvcc.Chunk{}, err
 	}

@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"muster/kvserver/mvcc"
@@ -18,8 +19,7 @@ type generation struct {
 	err    error         // of closing; read it after closed
 }
 
-func (m *Machine) openGeneration(path string) (*generation, *state, error) {
-	opts := m.opts
+func openGeneration(path string, opts mvcc.Options) (*generation, *state, error) {
 	opts.MustExist = true
 	store, err := mvcc.Open(path, opts)
 	if err != nil {
@@ -34,26 +34,58 @@ func (m *Machine) openGeneration(path string) (*generation, *state, error) {
 	return g, s, nil
 }
 
+// stores hands out the present generation.
+type stores struct {
+	mu         sync.RWMutex // never held for long
+	generation *generation  // nil when there is nothing to use any more
+	last       *generation  // the one before nil
+}
+
 // acquire returns the present generation, which stays open until it is
 // released. The error is ErrClosed.
-func (m *Machine) acquire() (*generation, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if m.generation == nil {
+func (s *stores) acquire() (*generation, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.generation == nil {
 		return nil, ErrClosed
 	}
-	m.generation.refs.Add(1)
-	return m.generation, nil
+	s.generation.refs.Add(1)
+	return s.generation, nil
+}
+
+// head is where the present generation stands.
+func (s *stores) head() mvcc.Head {
+	g, err := s.acquire()
+	if err != nil {
+		return mvcc.Head{}
+	}
+	defer g.release()
+	return g.store.Head()
 }
 
 // swap makes g the present generation and returns the one before, whose
 // release by the caller ends it.
-func (m *Machine) swap(g *generation) *generation {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	old := m.generation
-	m.generation = g
+func (s *stores) swap(g *generation) *generation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.generation
+	s.generation = g
 	return old
+}
+
+// drop lets go of the present generation without another to follow.
+func (s *stores) drop() {
+	if g := s.swap(nil); g != nil {
+		s.last = g
+		g.release()
+	}
+}
+
+// end is drop; it returns once the last use has ended.
+func (s *stores) end() error {
+	s.drop()
+	<-s.last.closed
+	return s.last.err
 }
 
 // release ends one use. The last one closes the store: no new use can begin,
@@ -84,7 +116,7 @@ func createStore(path string, opts mvcc.Options) error {
 // the checkpoint. Files are hard links where the file system allows. Remove
 // dir when it is no longer needed.
 func (m *Machine) Checkpoint(dir string) (Position, error) {
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return Position{}, err
 	}
@@ -122,7 +154,7 @@ func readPosition(dir string, opts mvcc.Options) (Position, error) {
 func (m *Machine) Install(dir string) error {
 	m.applying.Lock()
 	defer m.applying.Unlock()
-	old, err := m.acquire()
+	old, err := m.stores.acquire()
 	if err != nil {
 		return err
 	}
@@ -132,14 +164,14 @@ func (m *Machine) Install(dir string) error {
 	if err != nil {
 		return fmt.Errorf("install the checkpoint in %s: %w", dir, err)
 	}
-	g, s, err := m.openGeneration(staged.path)
+	g, s, err := openGeneration(staged.path, m.opts)
 	if err != nil {
 		return errors.Join(fmt.Errorf("install the checkpoint in %s: %w", dir, err), staged.remove())
 	}
 	replaced, err := staged.makeCurrent()
 	if errors.Is(err, errInDoubt) {
 		g.release()
-		m.end()
+		m.stores.drop()
 		return errors.Join(fmt.Errorf("install the checkpoint in %s: %w", dir, err), g.err)
 	}
 	if err != nil {
@@ -154,7 +186,7 @@ func (m *Machine) Install(dir string) error {
 		}
 		return nil
 	}
-	m.swap(g).release()
+	m.stores.swap(g).release()
 	m.state.Store(s)
 	if m.observer != nil {
 		m.observer(g.store.Head().Current, nil)

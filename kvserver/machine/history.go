@@ -18,7 +18,7 @@ func (m *Machine) History() History { return History{m: m} }
 // HashKV hashes the keys as of a revision; see mvcc.Store.HashKV. Errors are
 // those of Range.
 func (h History) HashKV(ctx context.Context, rev int64) (mvcc.KVHash, error) {
-	g, err := h.m.acquire()
+	g, err := h.m.stores.acquire()
 	if err != nil {
 		return mvcc.KVHash{}, err
 	}
@@ -29,7 +29,7 @@ func (h History) HashKV(ctx context.Context, rev int64) (mvcc.KVHash, error) {
 // Events reads past events; see mvcc.Store.Events. The error can be ErrClosed,
 // too. A checkpoint that is installed meanwhile has no influence on them.
 func (h History) Events(ctx context.Context, q mvcc.EventQuery, fn func(rev int64, events []*mvccpb.Event) (bool, error)) (last int64, err error) {
-	g, err := h.m.acquire()
+	g, err := h.m.stores.acquire()
 	if err != nil {
 		return q.From - 1, err
 	}
@@ -53,7 +53,7 @@ func (h History) Observe(fn Observer) (rev int64, err error) {
 	m := h.m
 	m.applying.Lock()
 	defer m.applying.Unlock()
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return 0, err
 	}

@@ -23,7 +23,7 @@ type Image struct {
 // Image of the present state. The error is ErrClosed or a failure of the
 // store.
 func (m *Machine) Image() (*Image, error) {
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return nil, err
 	}

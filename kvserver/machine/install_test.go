@@ -175,7 +175,7 @@ func TestInstallBesideReads(t *testing.T) {
 	putAll(t, m, 1, "old", 10)
 	checkpointAt(t, fs)
 
-	held, err := m.acquire()
+	held, err := m.stores.acquire()
 	if err != nil {
 		t.Fatal(err)
 	}

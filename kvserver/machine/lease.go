@@ -85,7 +85,7 @@ func (l Leases) Keys(id int64) ([][]byte, error) {
 }
 
 func (l Leases) read(fn func(leaseTable) error) (err error) {
-	g, err := l.m.acquire()
+	g, err := l.m.stores.acquire()
 	if err != nil {
 		return err
 	}

@@ -39,15 +39,12 @@ type Machine struct {
 
 	applying      sync.Mutex          // held by Apply, Install, SeedMembers and Close
 	closed        bool                // guarded by applying
-	ended         *generation         // guarded by applying; the last one, once there is no other
 	observer      Observer            // guarded by applying; nil when nobody observes
 	leaseObserver func([]LeaseChange) // guarded by applying; nil when nobody observes
 	tokenObserver func([]TokenChange) // guarded by applying; nil when nobody observes
-	scrubbing     sync.Mutex          // held by ScrubStep
+	scrubbing     sync.Mutex          // held by Space.ScrubStep
 	state         atomic.Pointer[state]
-
-	mu         sync.RWMutex // guards the fields below, never held for long
-	generation *generation  // nil when there is nothing to use any more
+	stores        stores
 }
 
 // Open opens the machine in dir, which it makes and locks against other
@@ -74,11 +71,11 @@ func Open(dir string, opts Options) (*Machine, error) {
 		return nil, err
 	}
 	m.dir = d
-	g, s, err := m.openGeneration(d.current)
+	g, s, err := openGeneration(d.current, m.opts)
 	if err != nil {
 		return nil, errors.Join(err, d.close())
 	}
-	m.generation = g
+	m.stores.swap(g)
 	m.state.Store(s)
 	if err := d.removeOthers(); err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -91,13 +88,6 @@ func Open(dir string, opts Options) (*Machine, error) {
 func (m *Machine) Applied() (index, term uint64) {
 	s := m.state.Load()
 	return s.Index, s.Term
-}
-
-// Configuration is the last raft membership entry applied, and its index;
-// zero and nil when there is none. The caller must not change data.
-func (m *Machine) Configuration() (index uint64, data []byte) {
-	s := m.state.Load()
-	return s.ConfigurationIndex, s.Configuration
 }
 
 // Members is the member list, by ID.
@@ -116,7 +106,7 @@ func (m *Machine) Members() []Member {
 func (m *Machine) SeedMembers(members []Member) error {
 	m.applying.Lock()
 	defer m.applying.Unlock()
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return err
 	}
@@ -158,7 +148,7 @@ func (m *Machine) Alarms() []*pb.AlarmMember {
 // The request must have passed CheckRange. Errors are ErrCompacted,
 // ErrFutureRev, ErrClosed, the context's, and failures of the store.
 func (m *Machine) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +160,7 @@ func (m *Machine) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRespo
 // state; otherwise the error is ErrNotReadOnly. The request must have passed
 // CheckTxn. Other errors are those of Range.
 func (m *Machine) ReadTxn(ctx context.Context, r *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return nil, err
 	}
@@ -181,65 +171,20 @@ func (m *Machine) ReadTxn(ctx context.Context, r *pb.TxnRequest) (resp *pb.TxnRe
 }
 
 // Revision is the current revision of the keys; 1 in a new store.
-func (m *Machine) Revision() int64 { return m.head().Current }
+func (m *Machine) Revision() int64 { return m.stores.head().Current }
 
 // CompactedRevision is the lowest revision that can be read, -1 when nothing
 // was ever compacted.
-func (m *Machine) CompactedRevision() int64 { return m.head().Compacted }
-
-func (m *Machine) head() mvcc.Head {
-	g, err := m.acquire()
-	if err != nil {
-		return mvcc.Head{}
-	}
-	defer g.release()
-	return g.store.Head()
-}
-
-// Size is the space the store takes on disk, in bytes. What was applied since
-// the last flush is not in it.
-func (m *Machine) Size() int64 {
-	g, err := m.acquire()
-	if err != nil {
-		return 0
-	}
-	defer g.release()
-	return int64(g.store.DB().Metrics().DiskSpaceUsage())
-}
-
-// SizeInUse is the size of the store's live tables, in bytes: Size without the
-// files that wait to be removed.
-func (m *Machine) SizeInUse() int64 {
-	g, err := m.acquire()
-	if err != nil {
-		return 0
-	}
-	defer g.release()
-	return int64(g.store.DB().Metrics().Table.Local.LiveSize)
-}
+func (m *Machine) CompactedRevision() int64 { return m.stores.head().Compacted }
 
 // Flush returns once everything applied before the call is durable.
 func (m *Machine) Flush() error {
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		return err
 	}
 	defer g.release()
 	return g.store.Flush()
-}
-
-// ScrubStep removes some of what compaction made unreadable; see
-// mvcc.Store.ScrubStep. Call it until done after every compaction and after
-// Open, at a pace that leaves room for requests.
-func (m *Machine) ScrubStep(limit int) (done bool, err error) {
-	m.scrubbing.Lock()
-	defer m.scrubbing.Unlock()
-	g, err := m.acquire()
-	if err != nil {
-		return false, err
-	}
-	defer g.release()
-	return g.store.ScrubStep(limit)
 }
 
 // Close waits for the calls under way and releases the directory. What was
@@ -251,15 +196,5 @@ func (m *Machine) Close() error {
 		return nil
 	}
 	m.closed = true
-	m.end()
-	<-m.ended.closed
-	return errors.Join(m.ended.err, m.dir.close())
-}
-
-// end lets go of the present generation without another to follow.
-func (m *Machine) end() {
-	if g := m.swap(nil); g != nil {
-		m.ended = g
-		g.release()
-	}
+	return errors.Join(m.stores.end(), m.dir.close())
 }

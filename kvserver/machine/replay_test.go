@@ -93,11 +93,11 @@ func dump(t *testing.T, m *Machine) []string {
 	t.Helper()
 	for done := false; !done; {
 		var err error
-		if done, err = m.ScrubStep(100); err != nil {
+		if done, err = m.Space().ScrubStep(100); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g, err := m.acquire()
+	g, err := m.stores.acquire()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestGrouping(t *testing.T) {
 			rest = rest[n:]
 			switch g.IntN(12) {
 			case 0:
-				if _, err := m.ScrubStep(1 + g.IntN(10)); err != nil {
+				if _, err := m.Space().ScrubStep(1 + g.IntN(10)); err != nil {
 					t.Fatal(err)
 				}
 			case 1:
@@ -254,12 +254,12 @@ func TestCrash(t *testing.T) {
 			}
 			flushed = e.Index
 		case 1:
-			if _, err := m.ScrubStep(1 + g.IntN(10)); err != nil {
+			if _, err := m.Space().ScrubStep(1 + g.IntN(10)); err != nil {
 				t.Fatal(err)
 			}
 		case 2:
 			// A flush that nobody waits for.
-			generation, err := m.acquire()
+			generation, err := m.stores.acquire()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -300,8 +300,8 @@ func TestCrash(t *testing.T) {
 func TestConfigurationIsStored(t *testing.T) {
 	fs := vfs.NewMem()
 	m := openMem(t, fs)
-	if index, data := m.Configuration(); index != 0 || data != nil {
-		t.Errorf("new store: configuration %q at %d", data, index)
+	if got := m.state.Load().Position; !reflect.DeepEqual(got, Position{}) {
+		t.Errorf("new store: %+v", got)
 	}
 	if _, err := m.Apply([]Entry{
 		{Index: 1, Term: 1, Configuration: []byte("one")},

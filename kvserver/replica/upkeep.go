@@ -67,7 +67,7 @@ func (r *Replica) scrub(ctx context.Context) {
 	for tick(ctx, upkeepInterval) {
 		for done := false; !done && ctx.Err() == nil; {
 			var err error
-			if done, err = r.machine.ScrubStep(scrubKeys); err != nil {
+			if done, err = r.machine.Space().ScrubStep(scrubKeys); err != nil {
 				r.fail(fmt.Errorf("remove compacted history: %w", err))
 				return
 			}
