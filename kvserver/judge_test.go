@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -27,6 +25,8 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"muster/kvserver/internal/loopback"
 )
 
 // side is one of the two servers that have to answer alike.
@@ -86,17 +86,9 @@ func connect(t *testing.T, address string) side {
 	return side{conn, "http://" + address}
 }
 
-func freeURL(t *testing.T) url.URL {
+func freeURL(t testing.TB) url.URL {
 	t.Helper()
-	for range 200 {
-		address := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)) //nolint:gosec // any port will do
-		if listener, err := net.Listen("tcp", address); err == nil {
-			_ = listener.Close()
-			return url.URL{Scheme: "http", Host: address}
-		}
-	}
-	t.Fatal("no free port")
-	return url.URL{}
+	return url.URL{Scheme: "http", Host: loopback.Address(t)}
 }
 
 type call struct {

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +16,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"muster/kvserver/internal/loopback"
 )
 
 // plantTags are the build tags of the bugs to plant in musterd.
@@ -67,8 +67,8 @@ func startCluster(t *testing.T, electionTimeout time.Duration) *cluster {
 		m := &member{
 			name:      fmt.Sprintf("m%d", i),
 			dir:       filepath.Join(t.TempDir(), "data"),
-			clientURL: "http://" + freeAddress(t),
-			peerURL:   "http://" + freeAddress(t),
+			clientURL: "http://" + loopback.Address(t),
+			peerURL:   "http://" + loopback.Address(t),
 		}
 		c.members = append(c.members, m)
 		initial = append(initial, m.name+"="+m.peerURL)
@@ -82,20 +82,6 @@ func startCluster(t *testing.T, electionTimeout time.Duration) *cluster {
 		c.awaitRead(m)
 	}
 	return c
-}
-
-// freeAddress picks a port below the ephemeral range, so that no outgoing
-// connection takes it while a member is down.
-func freeAddress(t *testing.T) string {
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
-		if listener, err := net.Listen("tcp", address); err == nil {
-			_ = listener.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port between 10000 and 30000")
-	return ""
 }
 
 func (c *cluster) start(m *member) {

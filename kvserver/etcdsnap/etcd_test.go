@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"muster/kvserver/etcdsnap"
+	"muster/kvserver/internal/loopback"
 	"muster/kvserver/machine"
 	"muster/kvserver/mvcc"
 )
@@ -35,12 +35,7 @@ type etcd struct {
 
 func freeURL(t testing.TB) url.URL {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	return url.URL{Scheme: "http", Host: listener.Addr().String()}
+	return url.URL{Scheme: "http", Host: loopback.Address(t)}
 }
 
 // startEtcd starts etcd alone on dir; prepare, when not nil, sees the

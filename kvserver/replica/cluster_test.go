@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"muster/kvserver/internal/loopback"
 	"muster/kvserver/membership"
 )
 
@@ -44,7 +44,7 @@ func newCluster(t *testing.T, n int, adjust ...func(*Config)) *testCluster {
 	root := t.TempDir()
 	var initial []string
 	for i := range n {
-		listen := freeAddress(t)
+		listen := loopback.Address(t)
 		m := &testMember{gate: openGate(t, listen)}
 		m.config = Config{
 			Dir: filepath.Join(root, fmt.Sprintf("m%d", i)), ClientURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", 100+i)},
@@ -268,25 +268,6 @@ func eventually(t *testing.T, what string, is func() bool) {
 	t.Fatalf("waited %v for %s", patience, what)
 }
 
-// freeAddress returns a loopback address below the range from which the kernel
-// takes ports for outgoing connections.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 200 {
-		address := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)) //nolint:gosec // any port will do
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		if err := listener.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return address
-	}
-	t.Fatal("no free port below 32000")
-	return ""
-}
-
 // testLogger keeps what a member logs for the output of a failed test.
 func testLogger(t *testing.T, name string) *slog.Logger {
 	var mu sync.Mutex
@@ -325,7 +306,7 @@ func nobody(uint64) bool { return false }
 
 func openGate(t *testing.T, target string) *gate {
 	t.Helper()
-	listener, err := net.Listen("tcp", freeAddress(t))
+	listener, err := net.Listen("tcp", loopback.Address(t))
 	if err != nil {
 		t.Fatal(err)
 	}

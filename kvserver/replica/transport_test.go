@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"muster/kvserver/internal/loopback"
 	"muster/kvserver/peerport"
 )
 
@@ -14,7 +15,7 @@ import (
 func TestHeartbeatsGoThroughTheMainLoop(t *testing.T) {
 	logger := testLogger(t, "transport")
 	open := func(member uint64) *transport {
-		port, err := peerport.Listen([]string{freeAddress(t)}, peerport.Config{Cluster: 1, Member: member, Logger: logger})
+		port, err := peerport.Listen([]string{loopback.Address(t)}, peerport.Config{Cluster: 1, Member: member, Logger: logger})
 		if err != nil {
 			t.Fatal(err)
 		}
