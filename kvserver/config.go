@@ -1,19 +1,11 @@
 package kvserver
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
-	"math"
-	"net/url"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
-	"muster/kvserver/etcdapi"
-	"muster/kvserver/membership"
-	"muster/kvserver/replica"
 	"muster/kvserver/tlsfiles"
 )
 
@@ -65,6 +57,39 @@ type Config struct {
 	// BcryptCost is the strength of the hashes of passwords, 4 to 31.
 	BcryptCost int
 
+	// StrictReconfigCheck refuses changes of the members that could cost the
+	// quorum.
+	StrictReconfigCheck bool
+	// MaxLearners bounds the learners of the cluster.
+	MaxLearners int
+	// ForceNewCluster makes this member's data a new cluster of one.
+	ForceNewCluster bool
+
+	// QuotaBackendBytes bounds the bytes in use; 0 is 2 GiB, below 0 there is
+	// no bound.
+	QuotaBackendBytes int64
+	// AutoCompactionMode is periodic or revision. AutoCompactionRetention is
+	// the history to keep: hours or a duration, or a number of revisions; 0
+	// compacts never.
+	AutoCompactionMode      string
+	AutoCompactionRetention string
+	// InitialCorruptCheck compares this member's data with the others' before
+	// it serves, CorruptCheckTime (0 is never) while it does.
+	InitialCorruptCheck bool
+	CorruptCheckTime    time.Duration
+	// CompactHashCheck compares the hashes of compactions with the other
+	// members' every CompactHashCheckTime.
+	CompactHashCheck     bool
+	CompactHashCheckTime time.Duration
+
+	// EnableGRPCGateway serves the API as JSON over HTTP.
+	EnableGRPCGateway bool
+	// CORS are the origins of web pages that may call this member, and
+	// HostWhitelist the names by which clients without TLS may call it; empty,
+	// or one that is *, means all.
+	CORS          []string
+	HostWhitelist []string
+
 	Logger *slog.Logger
 }
 
@@ -92,166 +117,16 @@ func Default() Config {
 		AuthToken:    "simple",
 		AuthTokenTTL: 5 * time.Minute,
 		BcryptCost:   bcrypt.DefaultCost,
-	}
-}
 
-// snapshotBytes cuts the log however few entries it has: entries differ in
-// size, and every byte above the last snapshot is read again at start.
-const snapshotBytes = 64 << 20
+		StrictReconfigCheck: true,
+		MaxLearners:         1,
 
-const metricsURLs = "--listen-metrics-urls"
+		AutoCompactionMode:      "periodic",
+		AutoCompactionRetention: "0",
+		CompactHashCheckTime:    time.Minute,
 
-// check reports every problem of the configuration at once.
-func (c *Config) check() error {
-	var errs []error
-	complain := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.Name == "" {
-		complain("--name is empty; give this member the name it has in --initial-cluster")
+		EnableGRPCGateway: true,
+		CORS:              []string{"*"},
+		HostWhitelist:     []string{"*"},
 	}
-	if c.DataDir == "" {
-		c.DataDir = c.Name + ".etcd"
-	}
-	if c.ElectionTimeout < 5*c.HeartbeatInterval {
-		complain("--election-timeout %v must be at least five times --heartbeat-interval %v", c.ElectionTimeout, c.HeartbeatInterval)
-	}
-	if c.ElectionTimeout > 50*time.Second {
-		complain("--election-timeout %v is longer than 50s", c.ElectionTimeout)
-	}
-	if c.HeartbeatInterval < 10*time.Millisecond {
-		complain("--heartbeat-interval %v is shorter than 10ms", c.HeartbeatInterval)
-	}
-	if c.BcryptCost < bcrypt.MinCost || c.BcryptCost > bcrypt.MaxCost {
-		complain("--bcrypt-cost %d must be %d to %d", c.BcryptCost, bcrypt.MinCost, bcrypt.MaxCost)
-	}
-	if c.AuthTokenTTL <= 0 {
-		complain("--auth-token-ttl %v must be longer than nothing", c.AuthTokenTTL)
-	}
-	if err := c.checkState(); err != nil {
-		errs = append(errs, err)
-	}
-	lists := []struct {
-		flag  string
-		urls  []string
-		files tlsfiles.Files
-	}{
-		{"--listen-client-urls", c.ListenClientURLs, c.ClientTLS},
-		{"--advertise-client-urls", c.AdvertiseClientURLs, c.ClientTLS},
-		{"--listen-peer-urls", c.ListenPeerURLs, c.PeerTLS},
-		{"--initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, c.PeerTLS},
-		{metricsURLs, c.ListenMetricsURLs, c.ClientTLS},
-	}
-	for _, list := range lists {
-		if len(list.urls) == 0 && list.flag != metricsURLs {
-			complain("%s is empty", list.flag)
-		}
-		for _, raw := range list.urls {
-			if _, err := membership.CheckURL(raw); err != nil {
-				complain("%s: %w", list.flag, err)
-			} else if strings.HasPrefix(raw, "https:") && !list.files.Enabled() {
-				complain("%s has %s but no certificate is given; add the cert-file and key-file flags", list.flag, raw)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// checkState judges --initial-cluster-state, which, as in etcd, matters only
-// while the data directory is empty.
-func (c *Config) checkState() error {
-	switch c.InitialClusterState {
-	case "new":
-		return nil
-	case "existing":
-	default:
-		return fmt.Errorf("--initial-cluster-state %q is neither new nor existing", c.InitialClusterState)
-	}
-	known, err := replica.LoadIdentity(c.DataDir)
-	if err != nil {
-		return err
-	}
-	if known == nil || !known.Founded {
-		return fmt.Errorf("--initial-cluster-state existing: there is no member's data in %s, and this version cannot join a running cluster; give this member its own --data-dir, or found a cluster with --initial-cluster-state new", c.DataDir)
-	}
-	return nil
-}
-
-// member returns the founding cluster and this member's place in it.
-func (c *Config) member() (membership.Cluster, membership.Peer, error) {
-	text := c.InitialCluster
-	if text == "" {
-		var own []string
-		for _, peerURL := range c.InitialAdvertisePeerURLs {
-			own = append(own, c.Name+"="+peerURL)
-		}
-		text = strings.Join(own, ",")
-	}
-	cluster, err := membership.ParseInitialCluster(text, c.InitialClusterToken)
-	if err != nil {
-		return cluster, membership.Peer{}, err
-	}
-	self, err := cluster.ByName(c.Name)
-	return cluster, self, err
-}
-
-func (c *Config) replica() (replica.Config, error) {
-	cluster, self, err := c.member()
-	if err != nil {
-		return replica.Config{}, err
-	}
-	config := replica.Config{
-		Dir: c.DataDir, Cluster: cluster, Self: self, ClientURLs: c.AdvertiseClientURLs,
-		ElectionTimeout: c.ElectionTimeout,
-		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes,
-		Logger: c.Logger,
-	}
-	for _, raw := range c.ListenPeerURLs {
-		config.PeerListen = append(config.PeerListen, hostPort(raw))
-	}
-	if c.PeerTLS.Enabled() {
-		if config.ServerTLS, err = c.PeerTLS.Server(); err != nil {
-			return config, fmt.Errorf("peer certificates: %w", err)
-		}
-		if config.ClientTLS, err = c.PeerTLS.Client(); err != nil {
-			return config, fmt.Errorf("peer certificates: %w", err)
-		}
-	}
-	return config, nil
-}
-
-func (c *Config) limits() etcdapi.Limits {
-	return etcdapi.Limits{
-		MaxRequestBytes:      c.MaxRequestBytes,
-		MaxTxnOps:            c.MaxTxnOps,
-		MaxConcurrentStreams: c.MaxConcurrentStreams,
-		MinLeaseTTL:          c.minLeaseTTL(),
-		ElectionTimeout:      c.ElectionTimeout,
-		RequestTimeout:       c.requestTimeout(),
-
-		WatchProgressNotifyInterval: c.watchProgressInterval(),
-	}
-}
-
-func (c *Config) watchProgressInterval() time.Duration {
-	if c.WatchProgressNotifyInterval <= 0 {
-		return defaultProgressInterval
-	}
-	return max(c.WatchProgressNotifyInterval, 100*time.Millisecond)
-}
-
-// minLeaseTTL is etcd's rule (server/etcdserver/server.go): one and a half
-// election timeouts, in whole seconds.
-func (c *Config) minLeaseTTL() int64 {
-	ticks := int64(c.ElectionTimeout / c.HeartbeatInterval)
-	return int64(math.Ceil(float64(3*ticks/2) * c.HeartbeatInterval.Seconds()))
-}
-
-// requestTimeout is etcd's: long enough for a slow disk and two elections.
-func (c *Config) requestTimeout() time.Duration { return 5*time.Second + 2*c.ElectionTimeout }
-
-func hostPort(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return raw
-	}
-	return u.Host
 }

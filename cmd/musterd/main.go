@@ -45,7 +45,7 @@ func exitCode(err error) int {
 }
 
 func run(ctx context.Context, args, environment []string, stdout, stderr io.Writer) error {
-	options, err := parse(args, environment, stderr)
+	options, err := parse(args, environment)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		printHelp(stdout)
@@ -56,7 +56,7 @@ func run(ctx context.Context, args, environment []string, stdout, stderr io.Writ
 		printVersion(stdout)
 		return nil
 	}
-	logger := options.logger(stderr)
+	logger := options.log.logger(stderr)
 	options.config.Logger = logger
 	for _, note := range options.notes {
 		logger.Warn(note)

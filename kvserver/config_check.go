@@ -1,0 +1,90 @@
+package kvserver
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"muster/kvserver/membership"
+	"muster/kvserver/replica"
+	"muster/kvserver/tlsfiles"
+)
+
+const metricsURLs = "--listen-metrics-urls"
+
+// check reports every problem of the configuration at once.
+func (c *Config) check() error {
+	var errs []error
+	complain := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Name == "" {
+		complain("--name is empty; give this member the name it has in --initial-cluster")
+	}
+	if c.DataDir == "" {
+		c.DataDir = c.Name + ".etcd"
+	}
+	if c.ElectionTimeout < 5*c.HeartbeatInterval {
+		complain("--election-timeout %v must be at least five times --heartbeat-interval %v", c.ElectionTimeout, c.HeartbeatInterval)
+	}
+	if c.ElectionTimeout > 50*time.Second {
+		complain("--election-timeout %v is longer than 50s", c.ElectionTimeout)
+	}
+	if c.HeartbeatInterval < 10*time.Millisecond {
+		complain("--heartbeat-interval %v is shorter than 10ms", c.HeartbeatInterval)
+	}
+	if c.BcryptCost < bcrypt.MinCost || c.BcryptCost > bcrypt.MaxCost {
+		complain("--bcrypt-cost %d must be %d to %d", c.BcryptCost, bcrypt.MinCost, bcrypt.MaxCost)
+	}
+	if c.AuthTokenTTL <= 0 {
+		complain("--auth-token-ttl %v must be longer than nothing", c.AuthTokenTTL)
+	}
+	if err := c.checkState(); err != nil {
+		errs = append(errs, err)
+	}
+	lists := []struct {
+		flag  string
+		urls  []string
+		files tlsfiles.Files
+	}{
+		{"--listen-client-urls", c.ListenClientURLs, c.ClientTLS},
+		{"--advertise-client-urls", c.AdvertiseClientURLs, c.ClientTLS},
+		{"--listen-peer-urls", c.ListenPeerURLs, c.PeerTLS},
+		{"--initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, c.PeerTLS},
+		{metricsURLs, c.ListenMetricsURLs, c.ClientTLS},
+	}
+	for _, list := range lists {
+		if len(list.urls) == 0 && list.flag != metricsURLs {
+			complain("%s is empty", list.flag)
+		}
+		for _, raw := range list.urls {
+			if _, err := membership.CheckURL(raw); err != nil {
+				complain("%s: %w", list.flag, err)
+			} else if strings.HasPrefix(raw, "https:") && !list.files.Enabled() {
+				complain("%s has %s but no certificate is given; add the cert-file and key-file flags", list.flag, raw)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkState judges --initial-cluster-state, which, as in etcd, matters only
+// while the data directory is empty.
+func (c *Config) checkState() error {
+	switch c.InitialClusterState {
+	case "new":
+		return nil
+	case "existing":
+	default:
+		return fmt.Errorf("--initial-cluster-state %q is neither new nor existing", c.InitialClusterState)
+	}
+	known, err := replica.LoadIdentity(c.DataDir)
+	if err != nil {
+		return err
+	}
+	if known == nil || !known.Founded {
+		return fmt.Errorf("--initial-cluster-state existing: there is no member's data in %s, and this version cannot join a running cluster; give this member its own --data-dir, or found a cluster with --initial-cluster-state new", c.DataDir)
+	}
+	return nil
+}

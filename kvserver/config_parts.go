@@ -1,0 +1,98 @@
+package kvserver
+
+import (
+	"fmt"
+	"math"
+	"net/url"
+	"strings"
+	"time"
+
+	"muster/kvserver/etcdapi"
+	"muster/kvserver/membership"
+	"muster/kvserver/replica"
+)
+
+// snapshotBytes cuts the log however few entries it has: entries differ in
+// size, and every byte above the last snapshot is read again at start.
+const snapshotBytes = 64 << 20
+
+// member returns the founding cluster and this member's place in it.
+func (c *Config) member() (membership.Cluster, membership.Peer, error) {
+	text := c.InitialCluster
+	if text == "" {
+		var own []string
+		for _, peerURL := range c.InitialAdvertisePeerURLs {
+			own = append(own, c.Name+"="+peerURL)
+		}
+		text = strings.Join(own, ",")
+	}
+	cluster, err := membership.ParseInitialCluster(text, c.InitialClusterToken)
+	if err != nil {
+		return cluster, membership.Peer{}, err
+	}
+	self, err := cluster.ByName(c.Name)
+	return cluster, self, err
+}
+
+func (c *Config) replica() (replica.Config, error) {
+	cluster, self, err := c.member()
+	if err != nil {
+		return replica.Config{}, err
+	}
+	config := replica.Config{
+		Dir: c.DataDir, Cluster: cluster, Self: self, ClientURLs: c.AdvertiseClientURLs,
+		ElectionTimeout: c.ElectionTimeout,
+		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes,
+		Logger: c.Logger,
+	}
+	for _, raw := range c.ListenPeerURLs {
+		config.PeerListen = append(config.PeerListen, hostPort(raw))
+	}
+	if c.PeerTLS.Enabled() {
+		if config.ServerTLS, err = c.PeerTLS.Server(); err != nil {
+			return config, fmt.Errorf("peer certificates: %w", err)
+		}
+		if config.ClientTLS, err = c.PeerTLS.Client(); err != nil {
+			return config, fmt.Errorf("peer certificates: %w", err)
+		}
+	}
+	return config, nil
+}
+
+func (c *Config) limits() etcdapi.Limits {
+	return etcdapi.Limits{
+		MaxRequestBytes:      c.MaxRequestBytes,
+		MaxTxnOps:            c.MaxTxnOps,
+		MaxConcurrentStreams: c.MaxConcurrentStreams,
+		MinLeaseTTL:          c.minLeaseTTL(),
+		ElectionTimeout:      c.ElectionTimeout,
+		RequestTimeout:       c.requestTimeout(),
+
+		WatchProgressNotifyInterval: c.watchProgressInterval(),
+	}
+}
+
+func (c *Config) watchProgressInterval() time.Duration {
+	if c.WatchProgressNotifyInterval <= 0 {
+		return defaultProgressInterval
+	}
+	return max(c.WatchProgressNotifyInterval, 100*time.Millisecond)
+}
+
+// minLeaseTTL is etcd's rule (server/etcdserver/server.go): one and a half
+// election timeouts, in whole seconds.
+func (c *Config) minLeaseTTL() int64 {
+	ticks := int64(c.ElectionTimeout / c.HeartbeatInterval)
+	return int64(math.Ceil(float64(3*ticks/2) * c.HeartbeatInterval.Seconds()))
+}
+
+// requestTimeout is etcd's: long enough for a slow disk and two elections.
+func (c *Config) requestTimeout() time.Duration { return 5*time.Second + 2*c.ElectionTimeout }
+
+func hostPort(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return raw
+	}
+	return u.Host
+}
