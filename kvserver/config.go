@@ -89,6 +89,8 @@ type Config struct {
 	// or one that is *, means all.
 	CORS          []string
 	HostWhitelist []string
+	// EnablePprof serves profiles of the process below /debug/pprof/.
+	EnablePprof bool
 
 	Logger *slog.Logger
 }

@@ -38,6 +38,13 @@ type side struct {
 // bothSides starts etcd and a member of ours, both alone and empty.
 func bothSides(t *testing.T) (etcd, ours side) {
 	t.Helper()
+	return bothSidesWith(t, func(*embed.Config, *Config) {})
+}
+
+// bothSidesWith starts both as set makes them. They are connected to without
+// TLS, whatever it says.
+func bothSidesWith(t *testing.T, set func(etcd *embed.Config, ours *Config)) (etcd, ours side) {
+	t.Helper()
 	config := embed.NewConfig()
 	config.Dir = filepath.Join(t.TempDir(), "etcd")
 	config.LogLevel, config.LogOutputs = "fatal", []string{filepath.Join(t.TempDir(), "etcd.log")}
@@ -46,6 +53,9 @@ func bothSides(t *testing.T) (etcd, ours side) {
 	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
+	alike := single(t)
+	alike.ElectionTimeout, alike.HeartbeatInterval = Default().ElectionTimeout, Default().HeartbeatInterval
+	set(config, &alike)
 	judge, err := embed.StartEtcd(config)
 	if err != nil {
 		t.Fatal(err)
@@ -57,8 +67,6 @@ func bothSides(t *testing.T) (etcd, ours side) {
 		t.Fatal("etcd is not ready")
 	}
 
-	alike := single(t)
-	alike.ElectionTimeout, alike.HeartbeatInterval = Default().ElectionTimeout, Default().HeartbeatInterval
 	server, err := Start(alike)
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"muster/kvserver/clientport"
 	"muster/kvserver/etcdapi"
 	"muster/kvserver/etcdsnap"
+	"muster/kvserver/gateway"
 	"muster/kvserver/httpapi"
 	"muster/kvserver/lease"
 	"muster/kvserver/replica"
@@ -35,6 +36,7 @@ type Server struct {
 	keeper  *lease.Keeper
 	watches *watch.Registry
 	grpc    *grpc.Server
+	gateway *gateway.Gateway // nil if it is off
 	clients []*clientport.Port
 	metrics []*http.Server
 	failed  chan error
@@ -76,7 +78,7 @@ func Start(config Config) (*Server, error) {
 	if err := s.keepLeases(ctx, leases); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if err := s.listen(clientTLS); err != nil {
+	if err := s.listen(ctx, clientTLS); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -98,23 +100,32 @@ func (s *Server) keepLeases(ctx context.Context, leases *lease.Service) error {
 	return nil
 }
 
-func (s *Server) listen(clientTLS *tls.Config) error {
+func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 	store := s.replica.Machine()
 	access, err := s.access()
 	if err != nil {
 		return err
 	}
 	s.watches = watch.Start(store, watch.Options{})
-	s.grpc = etcdapi.NewServer(etcdapi.Config{
+	s.grpc = etcdapi.NewServer(ctx, etcdapi.Config{
 		Replica: s.replica, Store: store, Leases: s.keeper, Watches: s.watches,
 		Exporter: etcdsnap.NewExporter(s.config.DataDir),
 		Limits:   s.config.limits(), Access: access, Credentials: clientport.Credentials(),
 	})
-	handler := httpapi.NewHandler(httpapi.Config{
+	web := httpapi.Config{
 		Replica: s.replica, Store: store, Learner: s.learner,
 		Timeout:  s.config.requestTimeout(),
 		Gatherer: httpapi.NewRegistry(s.replica, store, store.Space()), Logger: s.config.Logger,
-	})
+		Profiles: s.config.EnablePprof, Admission: s.admission(),
+	}
+	if s.config.EnableGRPCGateway {
+		if s.gateway, err = gateway.New(s.config.Logger); err != nil {
+			return err
+		}
+		web.Gateway = s.gateway
+		s.serve("the JSON gateway", func() error { return s.grpc.Serve(s.gateway.Listener()) })
+	}
+	handler := httpapi.NewClientHandler(web)
 	for _, raw := range s.config.ListenClientURLs {
 		secured := clientTLS
 		if strings.HasPrefix(raw, "http:") {
@@ -128,7 +139,7 @@ func (s *Server) listen(clientTLS *tls.Config) error {
 		s.serve("clients", func() error { return port.Serve(s.grpc) })
 	}
 	for _, raw := range s.config.ListenMetricsURLs {
-		if err := s.listenMetrics(raw, clientTLS, handler); err != nil {
+		if err := s.listenMetrics(raw, clientTLS, httpapi.NewMetricsHandler(web)); err != nil {
 			return err
 		}
 	}
@@ -150,6 +161,17 @@ func (s *Server) access() (etcdapi.Access, error) {
 	}
 	s.replica.Machine().ObserveTokens(tokens.Observe)
 	return etcdapi.Access{Tokens: tokens, ClientCertAuth: s.config.ClientTLS.RequireClientCert, BcryptCost: s.config.BcryptCost}, nil
+}
+
+// admission decides about HTTP requests of clients.
+func (s *Server) admission() httpapi.Admission {
+	users := s.replica.Machine()
+	return httpapi.Admission{
+		Origins: s.config.CORS, Hosts: s.config.HostWhitelist, Logger: s.config.Logger,
+		NamesUsers: func() bool {
+			return s.config.ClientTLS.RequireClientCert && s.config.EnableGRPCGateway && users.Auth().Enabled()
+		},
+	}
 }
 
 // listenMetrics serves health and metrics. As in etcd an https URL here uses
@@ -233,6 +255,9 @@ func (s *Server) Close() error {
 		case <-ctx.Done():
 			s.grpc.Stop()
 		}
+	}
+	if s.gateway != nil {
+		errs = append(errs, s.gateway.Close())
 	}
 	s.serving.Wait()
 	return errors.Join(append(errs, s.replica.Close())...)

@@ -55,6 +55,10 @@ func TestParse(t *testing.T) {
 		"environment": {environment: []string{"ETCD_NAME=e", "ETCD_INITIAL_CLUSTER=e=http://h:1", "PATH=/bin", "ETCD_DATA_DIR="}, want: func(c *kvserver.Config) {
 			c.Name, c.InitialCluster = "e", "e=http://h:1"
 		}},
+		"HTTP": {args: []string{"--enable-grpc-gateway=false", "--cors=https://b:2,http://a:1", "--host-whitelist=a,b", "--enable-pprof"}, want: func(c *kvserver.Config) {
+			c.EnableGRPCGateway, c.EnablePprof = false, true
+			c.CORS, c.HostWhitelist = []string{"http://a:1", "https://b:2"}, []string{"a", "b"}
+		}},
 		"no time is the default time": {args: []string{"--auth-token-ttl=0"}, want: func(*kvserver.Config) {}},
 		"feature gates": {args: []string{"--feature-gates=InitialCorruptCheck=true,FastLeaseKeepAlive=false"}, want: func(c *kvserver.Config) {
 			c.InitialCorruptCheck = true
@@ -214,7 +218,7 @@ func TestConfigFile(t *testing.T) {
 	want.ListenPeerURLs = []string{"http://127.0.0.1:3381", "http://localhost:3380"}
 	want.ListenClientURLs, want.AdvertiseClientURLs = []string{"http://localhost:3379"}, []string{"http://localhost:3379"}
 	want.InitialAdvertisePeerURLs = []string{"http://localhost:3380"}
-	want.StrictReconfigCheck = false
+	want.StrictReconfigCheck, want.EnablePprof = false, true
 	want.InitialCluster, want.InitialClusterToken = "infra0=http://localhost:3380", "a-token"
 	want.ClientTLS = tlsfiles.Files{Cert: "/pki/server.crt", Key: "/pki/server.key", CA: "/pki/ca.crt", RequireClientCert: true}
 	want.PeerTLS = tlsfiles.Files{Cert: "/pki/peer.crt", Key: "/pki/peer.key", CA: "/pki/peer-ca.crt", RequireClientCert: true}

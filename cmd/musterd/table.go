@@ -85,7 +85,7 @@ func (o *options) memberRows() []row {
 		{name: "grpc-keepalive-timeout", value: span{new(20 * time.Second)}, usage: "How long a ping may stay without an answer before the connection is closed.", only: "the interval is etcd's default"},
 		{name: "socket-reuse-port", value: boolean{new(false)}, usage: "Share the ports (SO_REUSEPORT).", only: "ports are not shared"},
 		{name: "socket-reuse-address", value: boolean{new(false)}, usage: "Take ports that are in TIME_WAIT (SO_REUSEADDR).", noEffect: "Go's listeners always do"},
-		{name: "enable-grpc-gateway", value: boolean{&c.EnableGRPCGateway}, usage: "Serve the API as JSON over HTTP.", noEffect: "there is no JSON gateway"},
+		{name: "enable-grpc-gateway", value: boolean{&c.EnableGRPCGateway}, usage: "Serve the API as JSON over HTTP."},
 		{name: "raft-read-timeout", value: span{new(5 * time.Second)}, usage: "Longest wait for a read on a peer connection.", noEffect: "peer connections have timeouts that follow --election-timeout"},
 		{name: "raft-write-timeout", value: span{new(5 * time.Second)}, usage: "Longest wait for a write on a peer connection.", noEffect: "peer connections have timeouts that follow --election-timeout"},
 		{name: "feature-gates", value: o.featureGates(), usage: "Feature gates, as Name=true,Other=false. Of etcd's, InitialCorruptCheck and CompactHashCheck have an effect."},
@@ -162,8 +162,8 @@ func (o *options) securityRows() []row {
 		{name: "peer-crl-file", value: text{new("")}, usage: "Revocation list for the certificates of members.", only: "revocation lists are not read"},
 		{name: "peer-skip-client-san-verification", old: []string{"experimental-peer-skip-client-san-verification"}, value: boolean{new(false)}, usage: "Admit members whose certificate is not for the address that they call from.", noEffect: "the address is not compared"},
 		{name: "cipher-suites", value: words{to: new([]string)}, usage: "Cipher suites of TLS 1.2; Go's when empty.", only: "Go's secure suites are used"},
-		{name: "cors", value: words{to: &o.config.CORS, set: true}, usage: "Origins of web pages that may call this member; empty or * is all.", only: "there is no JSON gateway"},
-		{name: "host-whitelist", value: words{to: &o.config.HostWhitelist, set: true}, usage: "Host names by which clients without TLS may call this member; empty or * is all.", only: "there is no JSON gateway"},
+		{name: "cors", value: words{to: &o.config.CORS, set: true}, usage: "Origins of web pages that may call this member; empty or * is all."},
+		{name: "host-whitelist", value: words{to: &o.config.HostWhitelist, set: true}, usage: "Host names by which clients without TLS may call this member; empty or * is all."},
 		{name: "tls-min-version", value: choice{new("TLS1.2"), []string{"TLS1.2"}}, usage: "Oldest version of TLS."},
 		{name: "tls-max-version", value: choice{new(""), []string{"", "TLS1.3"}}, usage: "Newest version of TLS; Go's when empty."},
 	}
@@ -180,7 +180,7 @@ func (o *options) authRows() []row {
 
 func (o *options) monitoringRows() []row {
 	return []row{
-		{name: "enable-pprof", value: boolean{new(false)}, usage: "Serve profiles at /debug/pprof/ of the client port.", noEffect: "profiles are not served"},
+		{name: "enable-pprof", value: boolean{&o.config.EnablePprof}, usage: "Serve profiles at /debug/pprof/ of the client port."},
 		{name: "metrics", value: choice{new("basic"), []string{"basic", "extensive"}}, usage: "extensive adds histograms of how long requests take.", noEffect: "there are no such histograms"},
 		{name: "listen-metrics-urls", value: urls{&o.config.ListenMetricsURLs}, usage: "URLs that serve health and metrics only; https ones with the client port's certificate."},
 	}

@@ -63,7 +63,8 @@ func Listen(address string, config Config) (*Port, error) {
 		listener: listener,
 		mux:      cmux.New(listener),
 		http: &http.Server{
-			Handler: config.Handler, Protocols: protocols, ReadHeaderTimeout: openTimeout,
+			Handler: withTLSState(config.Handler), ConnContext: keepTLSState,
+			Protocols: protocols, ReadHeaderTimeout: openTimeout,
 			ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelDebug),
 		},
 	}, nil
@@ -246,7 +247,7 @@ func (m matched) Accept() (net.Conn, error) {
 		}
 	}
 	if m.settle {
-		return newSettledConn(conn), nil
+		conn = newSettledConn(conn)
 	}
 	if secured != nil {
 		return securedConn{conn, secured.ConnectionState()}, nil

@@ -2,18 +2,11 @@ package clientport
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 
 	"google.golang.org/grpc/credentials"
 )
-
-// securedConn is a connection whose TLS is done already.
-type securedConn struct {
-	net.Conn
-	state tls.ConnectionState
-}
 
 // Credentials are for a gRPC server that is served by a Port. They tell its
 // handlers, as credentials.TLSInfo in the peer of the context, what the

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health/grpc_health_v1"
 )
@@ -44,6 +46,15 @@ func needOfMethod(method string) need {
 		grpc_health_v1.Health_Check_FullMethodName,
 		grpc_health_v1.Health_List_FullMethodName,
 		grpc_health_v1.Health_Watch_FullMethodName:
+		return needNothing
+	// Locks and elections are keys, and leases that are asked for one by one.
+	case v3lockpb.Lock_Lock_FullMethodName,
+		v3lockpb.Lock_Unlock_FullMethodName,
+		v3electionpb.Election_Campaign_FullMethodName,
+		v3electionpb.Election_Proclaim_FullMethodName,
+		v3electionpb.Election_Leader_FullMethodName,
+		v3electionpb.Election_Observe_FullMethodName,
+		v3electionpb.Election_Resign_FullMethodName:
 		return needNothing
 	// The state machine knows which of these are for root.
 	case pb.Auth_AuthEnable_FullMethodName,

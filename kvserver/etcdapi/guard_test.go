@@ -8,8 +8,11 @@ import (
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"muster/kvserver/machine"
 	"muster/kvserver/machine/auth"
@@ -72,12 +75,17 @@ func showing(t *testing.T, token string) context.Context {
 func TestEveryMethodIsGuarded(t *testing.T) {
 	a := someUsers(t)
 	var forRoot []string
-	services := pb.File_rpc_proto.Services()
-	for i := range services.Len() {
-		methods := services.Get(i).Methods()
+	var services []protoreflect.ServiceDescriptor
+	for _, file := range []protoreflect.FileDescriptor{pb.File_rpc_proto, v3lockpb.File_v3lock_proto, v3electionpb.File_v3election_proto} {
+		for i := range file.Services().Len() {
+			services = append(services, file.Services().Get(i))
+		}
+	}
+	for _, service := range services {
+		methods := service.Methods()
 		for j := range methods.Len() {
 			method := methods.Get(j)
-			name := "/" + string(services.Get(i).FullName()) + "/" + string(method.Name())
+			name := "/" + string(service.FullName()) + "/" + string(method.Name())
 			if needOfMethod(name) == needRoot {
 				forRoot = append(forRoot, string(method.Name()))
 			}

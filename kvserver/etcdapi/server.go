@@ -96,8 +96,9 @@ type Config struct {
 	Credentials credentials.TransportCredentials
 }
 
-// NewServer returns a gRPC server with every service registered.
-func NewServer(c Config) *grpc.Server {
+// NewServer returns a gRPC server with every service registered. Clients that
+// wait for a lock or an election wait no longer than until ctx ends.
+func NewServer(ctx context.Context, c Config) *grpc.Server {
 	a, limits := &api{c.Replica, c.Store, c.Limits, c.Access}, c.Limits
 	server := grpc.NewServer(
 		grpc.Creds(c.Credentials),
@@ -108,12 +109,14 @@ func NewServer(c Config) *grpc.Server {
 		grpc.ChainUnaryInterceptor(a.requireLeader, a.guardUnary),
 		grpc.ChainStreamInterceptor(newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
 	)
-	pb.RegisterKVServer(server, &kvService{api: a})
+	kv, leases, watches := &kvService{api: a}, &leaseService{api: a, keeper: c.Leases}, &watchService{api: a, watches: c.Watches}
+	pb.RegisterKVServer(server, kv)
 	pb.RegisterClusterServer(server, &clusterService{api: a})
 	pb.RegisterMaintenanceServer(server, &maintenanceService{api: a, exporter: c.Exporter})
-	pb.RegisterWatchServer(server, &watchService{api: a, watches: c.Watches})
-	pb.RegisterLeaseServer(server, &leaseService{api: a, keeper: c.Leases})
+	pb.RegisterWatchServer(server, watches)
+	pb.RegisterLeaseServer(server, leases)
 	pb.RegisterAuthServer(server, &authService{api: a})
+	registerConcurrency(ctx, server, kv, leases, watches)
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	return server
 }

@@ -43,7 +43,12 @@ type Config struct {
 	// Timeout bounds one check.
 	Timeout  time.Duration
 	Gatherer prometheus.Gatherer
-	Logger   *slog.Logger
+	// Gateway answers below /v3/; nil if nothing does.
+	Gateway http.Handler
+	// Profiles adds /debug/pprof/.
+	Profiles  bool
+	Admission Admission
+	Logger    *slog.Logger
 }
 
 // storageVersion and clusterVersion are what etcd of the same version reports.
@@ -52,9 +57,26 @@ const (
 	storageVersion = "3.7.0"
 )
 
-// NewHandler serves /health, /livez, /readyz (with sub-paths), /version and
-// /metrics.
-func NewHandler(config Config) http.Handler {
+// NewClientHandler serves what etcd serves on its client port besides gRPC: the
+// JSON gateway, /version, /debug/vars, and what NewMetricsHandler does.
+func NewClientHandler(config Config) http.Handler {
+	mux := newMux(config)
+	mux.HandleFunc("/version", getOnly(serveVersion))
+	handleVariables(mux)
+	if config.Profiles {
+		handleProfiles(mux)
+	}
+	if config.Gateway != nil {
+		mux.Handle(gatewayPath, config.Gateway)
+	}
+	return config.Admission.Admit(mux)
+}
+
+// NewMetricsHandler serves /health, /livez, /readyz (with sub-paths) and
+// /metrics to whoever asks.
+func NewMetricsHandler(config Config) http.Handler { return newMux(config) }
+
+func newMux(config Config) *http.ServeMux {
 	h := &checks{config}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", getOnly(h.health))
@@ -67,7 +89,6 @@ func NewHandler(config Config) http.Handler {
 	}
 	h.install(mux, "/livez", live)
 	h.install(mux, "/readyz", ready)
-	mux.HandleFunc("/version", getOnly(serveVersion))
 	mux.Handle("/metrics", promhttp.HandlerFor(config.Gatherer, promhttp.HandlerOpts{}))
 	return mux
 }

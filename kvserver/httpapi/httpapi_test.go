@@ -80,7 +80,7 @@ func (m ourMember) Revision() int64          { return 7 }
 func (m ourMember) CompactedRevision() int64 { return 3 }
 
 func ourHandler(m ourMember) http.Handler {
-	return NewHandler(Config{
+	return NewMetricsHandler(Config{
 		Replica: m, Store: m, Learner: func() bool { return m.learner }, Timeout: time.Second,
 		Gatherer: NewRegistry(m, m, m), Logger: slog.New(slog.DiscardHandler),
 	})
