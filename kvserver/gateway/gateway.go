@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"sync"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/tmc/grpc-websocket-proxy/wsproxy"
@@ -29,8 +30,8 @@ const pipeBytes = 64 * 1024
 // passed on.
 type Gateway struct {
 	handler http.Handler
-	conn    *grpc.ClientConn
 	pipe    *bufconn.Listener
+	close   func() error
 }
 
 // New returns a gateway to whatever gRPC server is served on Listener.
@@ -67,7 +68,7 @@ func New(logger *slog.Logger) (*Gateway, error) {
 			return nil, fmt.Errorf("register the JSON gateway: %w", err)
 		}
 	}
-	return &Gateway{conn: conn, pipe: pipe, handler: wsproxy.WebsocketProxy(mux,
+	return &Gateway{pipe: pipe, close: sync.OnceValue(conn.Close), handler: wsproxy.WebsocketProxy(mux,
 		// A websocket begins with GET, every method of etcd's is a POST.
 		wsproxy.WithRequestMutator(func(_, outgoing *http.Request) *http.Request {
 			outgoing.Method = http.MethodPost
@@ -84,8 +85,8 @@ func (g *Gateway) Listener() net.Listener { return g.pipe }
 // ServeHTTP implements http.Handler for the paths below /v3/.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
 
-// Close ends the requests under way.
-func (g *Gateway) Close() error { return g.conn.Close() }
+// Close ends the requests under way. It may be called again.
+func (g *Gateway) Close() error { return g.close() }
 
 // socketLog is the log of the websockets. Their debugging lines have what
 // clients say in them, passwords included, and are dropped.
