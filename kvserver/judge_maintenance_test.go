@@ -40,6 +40,7 @@ func maintenanceCalls() []call {
 		hashKV("hash: now", 0),
 		hashKV("hash: before", 7),
 		hashKV("hash: compacted", 3),
+		hashKV("hash: at the compaction", 4),
 		hashKV("hash: to come", 1000),
 		hashKV("hash: negative", -1),
 		maintain("defragment", pb.MaintenanceClient.Defragment, &pb.DefragmentRequest{}),

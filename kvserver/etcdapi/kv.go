@@ -100,7 +100,7 @@ func (a *api) scrub(ctx context.Context) error {
 	for done := false; !done; {
 		err := ctx.Err()
 		if err == nil {
-			done, err = a.store.Space().ScrubStep(scrubKeys)
+			done, err = a.store.Space().ScrubStep(ctx, scrubKeys)
 		}
 		if err != nil {
 			return err

@@ -61,9 +61,7 @@ func (s *maintenanceService) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb
 	return write[*pb.AlarmResponse](ctx, s.api, r, &pb.InternalRaftRequest{Alarm: r})
 }
 
-// HashKV implements etcdserverpb.MaintenanceServer. etcd keeps the hashes of
-// its last compactions and repeats them for exactly these revisions; here the
-// hash at a compacted revision is what is left of it.
+// HashKV implements etcdserverpb.MaintenanceServer.
 func (s *maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
 	hash, err := s.store.History().HashKV(ctx, r.GetRevision())
 	if err != nil {

@@ -98,7 +98,7 @@ type step struct {
 }
 
 func newStep(w *mvcc.Writer, current state, wanted func(id uint64) bool) *step {
-	s := &step{w: w, state: current, wanted: wanted, leases: leaseWriter{batch: w.Batch()}}
+	s := &step{w: w, state: current, wanted: wanted, leases: leaseWriter{batch: w.Batch(), charge: w.Charge}}
 	w.OnLease(s.leases.move)
 	return s
 }

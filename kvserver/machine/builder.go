@@ -22,6 +22,11 @@ type Builder struct {
 	store  *mvcc.Store
 	loader *mvcc.Loader
 	batch  *pebble.Batch
+	bytes  int64 // of the leases
+}
+
+func (b *Builder) leases() *leaseWriter {
+	return &leaseWriter{batch: b.batch, charge: func(bytes int64) { b.bytes += bytes }}
 }
 
 // NewBuilder begins a state in dir, which must not exist. It must end with
@@ -47,8 +52,7 @@ func (b *Builder) Change(c mvcc.Change) error { return b.loader.Add(c) }
 
 // Lease adds a lease.
 func (b *Builder) Lease(l Lease) error {
-	w := leaseWriter{batch: b.batch}
-	if err := w.put(l); err != nil {
+	if err := b.leases().add(l); err != nil {
 		return err
 	}
 	return b.flushIfLarge()
@@ -87,6 +91,9 @@ func (b *Builder) Finish(compacted int64) error {
 		err = b.attach()
 	}
 	if err == nil {
+		err = b.store.Charge(b.batch, b.bytes)
+	}
+	if err == nil {
 		err = b.flush()
 	}
 	if err == nil {
@@ -111,8 +118,7 @@ func (b *Builder) attach() error {
 		if _, found := slices.BinarySearch(known, r.Lease); !found {
 			return true, nil
 		}
-		w := leaseWriter{batch: b.batch}
-		if err := w.move(r.Key, 0, r.Lease); err != nil {
+		if err := b.leases().move(r.Key, 0, r.Lease); err != nil {
 			return false, err
 		}
 		return true, b.flushIfLarge()

@@ -26,6 +26,18 @@ func (h History) HashKV(ctx context.Context, rev int64) (mvcc.KVHash, error) {
 	return g.store.HashKV(ctx, rev)
 }
 
+// CompactionHashes are the hashes of the last compactions; see
+// mvcc.Store.CompactionHashes. Errors are ErrClosed, the context's and
+// failures of the store.
+func (h History) CompactionHashes(ctx context.Context) ([]mvcc.KVHash, error) {
+	g, err := h.m.stores.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer g.release()
+	return g.store.CompactionHashes(ctx)
+}
+
 // Events reads past events; see mvcc.Store.Events. The error can be ErrClosed,
 // too. A checkpoint that is installed meanwhile has no influence on them.
 func (h History) Events(ctx context.Context, q mvcc.EventQuery, fn func(rev int64, events []*mvccpb.Event) (bool, error)) (last int64, err error) {

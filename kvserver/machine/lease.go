@@ -182,12 +182,24 @@ func (t leaseTable) keys(id int64) ([][]byte, error) {
 // leaseWriter changes leases in a step.
 type leaseWriter struct {
 	batch   *pebble.Batch
+	charge  func(bytes int64) // for what the store has in use
 	changes []LeaseChange
+}
+
+const (
+	leaseSize    = int64(len(leasePrefix) + 8 + 16)
+	attachedSize = int64(len(attachedPrefix) + 8) // without the key
+)
+
+// add stores a lease that did not exist.
+func (w *leaseWriter) add(l Lease) error {
+	w.charge(leaseSize)
+	return w.put(l)
 }
 
 func (w *leaseWriter) table() leaseTable { return leaseTable{w.batch} }
 
-// put stores a lease.
+// put stores a lease that exists.
 func (w *leaseWriter) put(l Lease) error {
 	value := binary.BigEndian.AppendUint64(make([]byte, 0, 16), uint64(l.TTL))
 	value = binary.BigEndian.AppendUint64(value, uint64(l.Remaining))
@@ -202,6 +214,7 @@ func (w *leaseWriter) remove(l Lease) error {
 	if err := w.batch.Delete(leaseKey(l.ID), nil); err != nil {
 		return fmt.Errorf("remove lease %x: %w", l.ID, err)
 	}
+	w.charge(-leaseSize)
 	w.changes = append(w.changes, LeaseChange{Lease: l, Gone: true})
 	return nil
 }
@@ -212,11 +225,13 @@ func (w *leaseWriter) move(key []byte, before, after int64) error {
 		if err := w.batch.Delete(attachedKey(before, key), nil); err != nil {
 			return fmt.Errorf("detach a key from lease %x: %w", before, err)
 		}
+		w.charge(-attachedSize - int64(len(key)))
 	}
 	if after != 0 {
 		if err := w.batch.Set(attachedKey(after, key), nil, nil); err != nil {
 			return fmt.Errorf("attach a key to lease %x: %w", after, err)
 		}
+		w.charge(attachedSize + int64(len(key)))
 	}
 	return nil
 }
@@ -253,7 +268,7 @@ func (s *step) grant(r *pb.LeaseGrantRequest) (proto.Message, error) {
 	if !errors.Is(err, ErrLeaseNotFound) {
 		return nil, err
 	}
-	if err := s.leases.put(Lease{ID: r.ID, TTL: r.TTL}); err != nil {
+	if err := s.leases.add(Lease{ID: r.ID, TTL: r.TTL}); err != nil {
 		return nil, err
 	}
 	return &pb.LeaseGrantResponse{Header: s.header(), ID: r.ID, TTL: r.TTL}, nil

@@ -305,7 +305,7 @@ func TestClosed(t *testing.T) {
 		"Flush":       m.Flush,
 		"Checkpoint":  func() error { _, err := m.Checkpoint("data/c"); return err },
 		"Install":     func() error { return m.Install("data/c") },
-		"ScrubStep":   func() error { _, err := m.Space().ScrubStep(1); return err },
+		"ScrubStep":   func() error { _, err := m.Space().ScrubStep(context.Background(), 1); return err },
 		"SeedMembers": func() error { return m.SeedMembers(nil) },
 	} {
 		if err := call(); !errors.Is(err, ErrClosed) {

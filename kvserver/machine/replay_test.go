@@ -2,10 +2,12 @@ package machine
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -93,7 +95,7 @@ func dump(t *testing.T, m *Machine) []string {
 	t.Helper()
 	for done := false; !done; {
 		var err error
-		if done, err = m.Space().ScrubStep(100); err != nil {
+		if done, err = m.Space().ScrubStep(context.Background(), 100); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -107,10 +109,18 @@ func dump(t *testing.T, m *Machine) []string {
 		t.Fatal(err)
 	}
 	var lines []string
+	var inUse int64
 	for valid := it.First(); valid; valid = it.Next() {
-		if !bytes.Equal(it.Key(), []byte("mscrub")) {
-			lines = append(lines, fmt.Sprintf("%q = %q", it.Key(), it.Value()))
+		switch key := string(it.Key()); {
+		case key == "mscrub", key == "mwritten", key == "mremoved":
+			continue // how it came to this
+		case key[0] == 'k', key[0] == 'r', strings.HasPrefix(key, leasePrefix), strings.HasPrefix(key, attachedPrefix):
+			inUse += int64(len(it.Key()) + len(it.Value()))
 		}
+		lines = append(lines, fmt.Sprintf("%q = %q", it.Key(), it.Value()))
+	}
+	if got := m.Space().InUse(); got != inUse {
+		t.Errorf("%d bytes are in use, the store says %d", inUse, got)
 	}
 	if err := it.Close(); err != nil {
 		t.Fatal(err)
@@ -175,7 +185,7 @@ func TestGrouping(t *testing.T) {
 			rest = rest[n:]
 			switch g.IntN(12) {
 			case 0:
-				if _, err := m.Space().ScrubStep(1 + g.IntN(10)); err != nil {
+				if _, err := m.Space().ScrubStep(context.Background(), 1+g.IntN(10)); err != nil {
 					t.Fatal(err)
 				}
 			case 1:
@@ -254,7 +264,7 @@ func TestCrash(t *testing.T) {
 			}
 			flushed = e.Index
 		case 1:
-			if _, err := m.Space().ScrubStep(1 + g.IntN(10)); err != nil {
+			if _, err := m.Space().ScrubStep(context.Background(), 1+g.IntN(10)); err != nil {
 				t.Fatal(err)
 			}
 		case 2:

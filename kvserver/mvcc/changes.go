@@ -95,6 +95,7 @@ type Loader struct {
 	store *Store
 	batch *pebble.Batch
 	last  Revision
+	bytes int64
 }
 
 // NewLoader begins to fill the store, which must be new. It must end with
@@ -133,6 +134,7 @@ func (l *Loader) Add(c Change) error {
 		return fmt.Errorf("write a history record: %w", err)
 	}
 	l.last = c.Rev
+	l.bytes += versionSize(c.Key, len(c.Record))
 	if l.batch.Len() < loadBatchBytes {
 		return nil
 	}
@@ -159,6 +161,9 @@ func (l *Loader) Finish(compacted int64) error {
 		if err := l.batch.Set(metaKey(metaHead), head.encode(), nil); err != nil {
 			return fmt.Errorf("write the store's head: %w", err)
 		}
+	}
+	if err := l.store.Charge(l.batch, l.bytes); err != nil {
+		return err
 	}
 	if err := l.flush(); err != nil {
 		return err

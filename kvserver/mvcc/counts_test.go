@@ -42,7 +42,7 @@ func TestCountsLikeCounting(t *testing.T) {
 			}
 			continue
 		case n == 7:
-			if _, err := s.ScrubStep(1 + g.IntN(30)); err != nil {
+			if _, err := s.ScrubStep(context.Background(), 1+g.IntN(30)); err != nil {
 				t.Fatal(err)
 			}
 			continue

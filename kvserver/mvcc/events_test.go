@@ -206,7 +206,7 @@ func TestEventsLikeEtcd(t *testing.T) {
 				t.Fatalf("operation %d: %v", i, err)
 			}
 		}
-		if _, err := s.ScrubStep(1 + g.IntN(20)); err != nil {
+		if _, err := s.ScrubStep(context.Background(), 1+g.IntN(20)); err != nil {
 			t.Fatal(err)
 		}
 		head := s.Head()

@@ -29,11 +29,17 @@ type KVHash struct {
 // Range; other than there, a negative revision is not the current one but one
 // before anything happened, as it is for etcd.
 //
-// etcd keeps the hashes of its last compactions in memory and answers with
-// the one kept when it is asked for exactly that revision: the hash before
-// the compaction, with the compacted revision before it. A PinnedView from
-// before the compaction gives that one.
+// At the revisions of the last ten compactions since the store was opened the
+// answer is, as etcd's, the hash that was remembered: that from before the
+// compaction, with the compacted revision before it.
 func (s *Store) HashKV(ctx context.Context, rev int64) (_ KVHash, err error) {
+	if err := s.hashCompactions(ctx, func(compacted int64) bool { return compacted == rev }); err != nil {
+		return KVHash{}, err
+	}
+	if h, known := s.compactions.hash(rev); known {
+		h.Current = s.Head().Current
+		return h, nil
+	}
 	view := s.Pin()
 	defer func() {
 		if closeErr := view.Close(); err == nil {
@@ -43,7 +49,8 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (_ KVHash, err error) {
 	return view.HashKV(ctx, rev)
 }
 
-// HashKV is Store.HashKV on the state of the view.
+// HashKV is Store.HashKV on the state of the view, without what is remembered
+// of compactions.
 func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 	if rev > 0 && rev < v.head.Compacted {
 		return KVHash{}, ErrCompacted
@@ -56,7 +63,11 @@ func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 	}
 	h := newKVHasher()
 	if rev > 0 {
-		if err := v.hashHistory(ctx, rev, h); err != nil {
+		keptAt, err := v.keptAt(ctx, rev)
+		if err == nil {
+			err = v.hashHistory(ctx, rev, keptAt, h)
+		}
+		if err != nil {
 			return KVHash{}, fmt.Errorf("hash the keys at revision %d: %w", rev, err)
 		}
 	}
@@ -70,12 +81,8 @@ func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 
 // hashHistory hashes, in the order in which they were made, the changes after
 // the compacted revision and up to rev, and of the older ones those that still
-// give a key its value at rev.
-func (v *PinnedView) hashHistory(ctx context.Context, rev int64, h *kvHasher) (err error) {
-	keptAt, err := v.keptAt(ctx, rev)
-	if err != nil {
-		return err
-	}
+// give a key its value at keptAt.
+func (v *PinnedView) hashHistory(ctx context.Context, rev, keptAt int64, h *kvHasher) (err error) {
 	history, err := v.openHistory(ctx, 1, rev)
 	if err != nil {
 		return err

@@ -161,7 +161,7 @@ func TestLikeEtcd(t *testing.T) {
 				t.Fatalf("operation %d: %v", i, err)
 			}
 		case op < 99:
-			if _, err := store.ScrubStep(1 + g.IntN(20)); err != nil {
+			if _, err := store.ScrubStep(context.Background(), 1+g.IntN(20)); err != nil {
 				t.Fatalf("operation %d: %v", i, err)
 			}
 			counts["scrub"]++

@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 
@@ -20,12 +21,19 @@ import (
 //
 // What is removed can no longer be seen, so members need not scrub at the
 // same time.
-func (s *Store) ScrubStep(limit int) (done bool, err error) {
+//
+// The first step after a compaction computes its hash before anything is
+// removed, which takes as long as reading all keys; ctx can end it, and the
+// next step begins that anew.
+func (s *Store) ScrubStep(ctx context.Context, limit int) (done bool, err error) {
 	state := s.scrub
 	compacted := s.Head().Compacted
 	if state.done == state.target {
 		if state.target == compacted {
 			return true, nil
+		}
+		if err := s.hashCompactions(ctx, func(rev int64) bool { return rev <= compacted }); err != nil {
+			return false, err
 		}
 		state.target = compacted
 		// The records at the last compacted revision once more: their
@@ -35,7 +43,11 @@ func (s *Store) ScrubStep(limit int) (done bool, err error) {
 
 	batch := s.db.NewBatch()
 	defer func() { err = errors.Join(err, batch.Close()) }()
-	if err := s.scrubHistory(batch, &state, max(limit, 1)); err != nil {
+	removed, err := s.scrubHistory(batch, &state, max(limit, 1))
+	if err == nil && removed != 0 {
+		err = putTotal(batch, metaRemoved, s.removed.Load()+removed)
+	}
+	if err != nil {
 		return false, fmt.Errorf("remove versions below revision %d: %w", state.target, err)
 	}
 	if err := batch.Set(metaKey(metaScrub), state.encode(), nil); err != nil {
@@ -44,51 +56,56 @@ func (s *Store) ScrubStep(limit int) (done bool, err error) {
 	if err := s.db.Apply(batch, pebble.NoSync); err != nil {
 		return false, fmt.Errorf("remove versions below revision %d: %w", state.target, err)
 	}
+	s.removed.Add(removed)
 	s.scrub = state
 	return state.done == compacted, nil
 }
 
-// scrubHistory walks the history from state.next to state.target.
-func (s *Store) scrubHistory(batch *pebble.Batch, state *scrubState, limit int) (err error) {
+// scrubHistory walks the history from state.next to state.target and returns
+// how many bytes it removed.
+func (s *Store) scrubHistory(batch *pebble.Batch, state *scrubState, limit int) (removed int64, err error) {
 	history, err := s.db.NewIter(&pebble.IterOptions{
 		LowerBound: appendHistoryKey(nil, state.next),
 		UpperBound: appendHistoryKey(nil, Revision{Main: state.target + 1}),
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = closeIter(history, err) }()
 	versions, err := s.db.NewIter(nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = closeIter(versions, err) }()
 
 	for valid := history.First(); valid; valid = history.Next() {
 		value, err := history.ValueAndErr()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		rev, kind, key, err := decodeHistory(history.Key(), value)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if limit == 0 {
 			state.next = rev
-			return nil
+			return removed, nil
 		}
 		limit--
-		if err := scrubRecord(batch, versions, state, rev, kind, key); err != nil {
-			return err
+		bytes, err := scrubRecord(batch, versions, state, rev, kind, key)
+		if err != nil {
+			return 0, err
 		}
+		removed += bytes
 	}
 	state.done, state.next = state.target, Revision{}
-	return nil
+	return removed, nil
 }
 
 // scrubRecord removes what the change at rev superseded, and the change
-// itself when it is a tombstone that nobody can see.
-func scrubRecord(batch *pebble.Batch, versions *pebble.Iterator, state *scrubState, rev Revision, kind byte, key []byte) error {
+// itself when it is a tombstone that nobody can see. It returns how many bytes
+// that was.
+func scrubRecord(batch *pebble.Batch, versions *pebble.Iterator, state *scrubState, rev Revision, kind byte, key []byte) (removed int64, err error) {
 	if rev.Main > state.done && kind != kindCreate {
 		// Older versions than the previous one were removed when that one was
 		// looked at.
@@ -97,20 +114,22 @@ func scrubRecord(batch *pebble.Batch, versions *pebble.Iterator, state *scrubSta
 			k := versions.Key()
 			previous, err := decodeSuffix(k[split(k):])
 			if err != nil {
-				return err
+				return 0, err
 			}
+			value := versions.LazyValue()
+			removed += versionSize(key, value.Len())
 			if err := removeVersion(batch, key, previous); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		if err := versions.Error(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if kind == kindTombstone && rev.Main < state.target {
-		return removeVersion(batch, key, rev)
+		return removed + versionSize(key, 0), removeVersion(batch, key, rev)
 	}
-	return nil
+	return removed, nil
 }
 
 func removeVersion(batch *pebble.Batch, key []byte, rev Revision) error {

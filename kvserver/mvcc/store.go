@@ -50,6 +50,9 @@ type Store struct {
 	scrub scrubState
 
 	counts countCache
+
+	compactions      compactions
+	written, removed atomic.Int64 // bytes; see InUse
 }
 
 // source is what reads need of Pebble.
@@ -126,8 +129,10 @@ func (s *Store) load(mustExist bool) error {
 		return err
 	}
 	s.head.Store(&head)
-	s.scrub, err = readScrubState(s.db)
-	return err
+	if s.scrub, err = readScrubState(s.db); err != nil {
+		return err
+	}
+	return s.loadSize()
 }
 
 func (s *Store) create(mustExist bool) (err error) {
@@ -144,6 +149,9 @@ func (s *Store) create(mustExist bool) (err error) {
 	}
 	if err := s.db.Set(metaKey(metaFormat), binary.BigEndian.AppendUint32(nil, formatVersion), pebble.NoSync); err != nil {
 		return fmt.Errorf("write the format version: %w", err)
+	}
+	if err := s.db.Set(metaKey(metaWritten), binary.BigEndian.AppendUint64(nil, 0), pebble.NoSync); err != nil {
+		return fmt.Errorf("write how many bytes are in use: %w", err)
 	}
 	return s.Flush()
 }
@@ -198,6 +206,9 @@ func (s *Store) Commit(w *Writer) error {
 	if err := s.db.Apply(w.batch, pebble.NoSync); err != nil {
 		return errors.Join(fmt.Errorf("commit to the store: %w", err), w.Discard())
 	}
+	s.written.Add(w.bytes)
+	// First, so that scrubbing does not overtake the hash.
+	s.compactions.add(w.compacted)
 	s.head.Store(&head)
 	for key, raw := range w.written {
 		s.rows.set(key, raw)

@@ -119,7 +119,7 @@ func scrub(t testing.TB, s *Store, limit int) {
 	t.Helper()
 	for done := false; !done; {
 		var err error
-		if done, err = s.ScrubStep(limit); err != nil {
+		if done, err = s.ScrubStep(context.Background(), limit); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -185,7 +185,7 @@ func TestScrubGoesOnAfterRestart(t *testing.T) {
 	steps := 0
 	for done := false; !done; steps++ {
 		var err error
-		if done, err = s.ScrubStep(1); err != nil {
+		if done, err = s.ScrubStep(context.Background(), 1); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Flush(); err != nil {
@@ -201,7 +201,7 @@ func TestScrubGoesOnAfterRestart(t *testing.T) {
 	if got, want := strings.Join(stored(t, s), " "), "a@100.0 b49@101.0 deleted"; got != want {
 		t.Errorf("left: %s, want %s", got, want)
 	}
-	if done, err := s.ScrubStep(1); !done || err != nil {
+	if done, err := s.ScrubStep(context.Background(), 1); !done || err != nil {
 		t.Errorf("one more step: %t, %v", done, err)
 	}
 }
@@ -228,7 +228,7 @@ func TestReadsBesideScrub(t *testing.T) {
 			default:
 			}
 			change(t, s, fmt.Sprintf("put k%02d %d", i%keys, i), fmt.Sprintf("compact %d", s.Head().Current))
-			if _, err := s.ScrubStep(10); err != nil {
+			if _, err := s.ScrubStep(context.Background(), 10); err != nil {
 				t.Error(err)
 				return
 			}

@@ -18,11 +18,14 @@ import (
 type Writer struct {
 	batch   *pebble.Batch
 	stored  *pebble.Iterator // over what was committed before; opened when first needed
-	db      *pebble.DB
+	store   *Store
 	rows    *rowCache
 	begin   Head // as committed
 	head    Head // after the last complete transaction
 	changes uint32
+
+	bytes     int64        // more than before in use
+	compacted []compaction // in order
 
 	// written has the newest version of every key changed here, so that the
 	// next change of the key need not seek. The values lie in the batch.
@@ -44,7 +47,7 @@ func (s *Store) NewWriter() *Writer {
 	head := s.Head()
 	return &Writer{
 		batch:   s.db.NewIndexedBatch(),
-		db:      s.db,
+		store:   s,
 		rows:    s.rows,
 		begin:   head,
 		head:    head,
@@ -182,6 +185,7 @@ func (w *Writer) Compact(rev int64) error {
 	if rev > w.head.Current {
 		return ErrFutureRev
 	}
+	w.compacted = append(w.compacted, compaction{rev: rev, before: w.head.Compacted})
 	w.head.Compacted = rev
 	return nil
 }
@@ -204,6 +208,11 @@ func (w *Writer) Discard() error {
 func (w *Writer) finish() (Head, error) {
 	if w.changes > 0 {
 		return Head{}, errors.New("commit to the store: the last transaction was not ended")
+	}
+	if w.bytes != 0 {
+		if err := putTotal(w.batch, metaWritten, w.store.written.Load()+w.bytes); err != nil {
+			return Head{}, err
+		}
 	}
 	if w.head == w.begin {
 		return w.head, nil
@@ -230,6 +239,7 @@ func (w *Writer) write(rev Revision, kind byte, record Record) error {
 		record.append(op.Value[:0])
 	}
 	w.written[string(record.Key)] = op.Value
+	w.bytes += versionSize(record.Key, size)
 	if err := op.Finish(); err != nil {
 		return fmt.Errorf("write a version: %w", err)
 	}
@@ -258,7 +268,7 @@ func (w *Writer) newest(key []byte) ([]byte, error) {
 		return raw, nil
 	}
 	if w.stored == nil {
-		it, err := w.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
+		it, err := w.store.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
 		if err != nil {
 			return nil, fmt.Errorf("look up a key: %w", err)
 		}

@@ -67,8 +67,10 @@ func (r *Replica) scrub(ctx context.Context) {
 	for tick(ctx, upkeepInterval) {
 		for done := false; !done && ctx.Err() == nil; {
 			var err error
-			if done, err = r.machine.Space().ScrubStep(scrubKeys); err != nil {
-				r.fail(fmt.Errorf("remove compacted history: %w", err))
+			if done, err = r.machine.Space().ScrubStep(ctx, scrubKeys); err != nil {
+				if ctx.Err() == nil {
+					r.fail(fmt.Errorf("remove compacted history: %w", err))
+				}
 				return
 			}
 		}

@@ -68,7 +68,7 @@ func TestRandom(t *testing.T) {
 		if to := b.machine.Revision() - 200 - rng.Int64N(300); rng.IntN(100) == 0 && to > b.machine.CompactedRevision() {
 			b.apply(fmt.Sprintf("compact %d", to))
 		}
-		if _, err := b.machine.Space().ScrubStep(rng.IntN(10)); err != nil {
+		if _, err := b.machine.Space().ScrubStep(context.Background(), rng.IntN(10)); err != nil {
 			t.Fatal(err)
 		}
 	}
