@@ -18,7 +18,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -31,8 +30,9 @@ import (
 
 // side is one of the two servers that have to answer alike.
 type side struct {
-	conn *grpc.ClientConn
-	url  string
+	conn   *grpc.ClientConn
+	url    string
+	server *Server // nil for etcd
 }
 
 // bothSides starts etcd and a member of ours, both alone and empty.
@@ -81,7 +81,9 @@ func bothSidesWith(t *testing.T, set func(etcd *embed.Config, ours *Config)) (et
 	case <-time.After(30 * time.Second):
 		t.Fatal("musterd is not ready")
 	}
-	return connect(t, client.Host), connect(t, server.clients[0].Addr().String())
+	ours = connect(t, server.clients[0].Addr().String())
+	ours.server = server
+	return connect(t, client.Host), ours
 }
 
 func connect(t *testing.T, address string) side {
@@ -91,7 +93,7 @@ func connect(t *testing.T, address string) side {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return side{conn, "http://" + address}
+	return side{conn: conn, url: "http://" + address}
 }
 
 func freeURL(t testing.TB) url.URL {
@@ -304,30 +306,6 @@ func answer(t *testing.T, s side, c call) (text string, set map[string]bool) {
 }
 
 var blanks = regexp.MustCompile(` +`)
-
-// What this version does not do is refused by name.
-func TestTheRestIsUnimplemented(t *testing.T) {
-	_, ours := bothSides(t)
-	for method, run := range map[string]func(context.Context) error{
-		"MemberAdd": func(ctx context.Context) error {
-			_, err := pb.NewClusterClient(ours.conn).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"http://h:1"}})
-			return err
-		},
-		"MoveLeader": func(ctx context.Context) error {
-			_, err := pb.NewMaintenanceClient(ours.conn).MoveLeader(ctx, &pb.MoveLeaderRequest{})
-			return err
-		},
-	} {
-		t.Run(method, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
-			err := run(ctx)
-			if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "method "+method+" not implemented") {
-				t.Errorf("the answer is %v", err)
-			}
-		})
-	}
-}
 
 // The plain HTTP paths answer with etcd's own status, headers and body.
 func TestHTTPAnswersAreEtcds(t *testing.T) {

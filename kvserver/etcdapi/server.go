@@ -97,7 +97,8 @@ type Config struct {
 }
 
 // NewServer returns a gRPC server with every service registered. Clients that
-// wait for a lock or an election wait no longer than until ctx ends.
+// wait for a lock or an election wait no longer than until ctx ends, which is
+// when the member stops.
 func NewServer(ctx context.Context, c Config) *grpc.Server {
 	a, limits := &api{c.Replica, c.Store, c.Limits, c.Access}, c.Limits
 	server := grpc.NewServer(
@@ -117,7 +118,22 @@ func NewServer(ctx context.Context, c Config) *grpc.Server {
 	pb.RegisterLeaseServer(server, leases)
 	pb.RegisterAuthServer(server, &authService{api: a})
 	registerConcurrency(ctx, server, kv, leases, watches)
-	healthpb.RegisterHealthServer(server, health.NewServer())
+	healthpb.RegisterHealthServer(server, newHealth(ctx, c.Replica.Ready()))
+	return server
+}
+
+// newHealth says, of the server as a whole, that it serves once the member is
+// ready. etcd does not answer before.
+func newHealth(ctx context.Context, ready <-chan struct{}) *health.Server {
+	server := health.NewServer()
+	server.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	go func() {
+		select {
+		case <-ready:
+			server.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+		case <-ctx.Done():
+		}
+	}()
 	return server
 }
 
