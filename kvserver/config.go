@@ -34,8 +34,16 @@ type Config struct {
 	// one. It is read only while the data directory is empty.
 	RestoreSnapshot string
 
-	ClientTLS tlsfiles.Files
-	PeerTLS   tlsfiles.Files
+	// ClientTLS and PeerTLS are each port's own; the suites and versions below
+	// are both's.
+	ClientTLS     tlsfiles.Files
+	PeerTLS       tlsfiles.Files
+	CipherSuites  []string
+	TLSMinVersion string
+	TLSMaxVersion string
+	// SelfSignedCertValidity is for how many years the certificates are valid
+	// that Auto makes.
+	SelfSignedCertValidity uint
 
 	// HeartbeatInterval must be at most a fifth of ElectionTimeout, which must
 	// be at most 50 s; both are etcd's rules.
@@ -107,6 +115,8 @@ func Default() Config {
 		InitialAdvertisePeerURLs: []string{"http://localhost:2380"},
 		InitialClusterToken:      "etcd-cluster",
 		InitialClusterState:      "new",
+		TLSMinVersion:            "TLS1.2",
+		SelfSignedCertValidity:   1,
 		HeartbeatInterval:        100 * time.Millisecond,
 		ElectionTimeout:          time.Second,
 		SnapshotCount:            10000,

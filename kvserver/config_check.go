@@ -61,7 +61,7 @@ func (c *Config) check() error {
 		for _, raw := range list.urls {
 			if _, err := membership.CheckURL(raw); err != nil {
 				complain("%s: %w", list.flag, err)
-			} else if strings.HasPrefix(raw, "https:") && !list.files.Enabled() {
+			} else if strings.HasPrefix(raw, "https:") && !list.files.Enabled() && !list.files.Auto {
 				complain("%s has %s but no certificate is given; add the cert-file and key-file flags", list.flag, raw)
 			}
 		}

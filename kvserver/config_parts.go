@@ -1,15 +1,20 @@
 package kvserver
 
 import (
+	"crypto/tls"
 	"fmt"
 	"math"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"muster/kvserver/clientport"
 	"muster/kvserver/etcdapi"
 	"muster/kvserver/membership"
+	"muster/kvserver/peerport"
 	"muster/kvserver/replica"
+	"muster/kvserver/tlsfiles"
 )
 
 // snapshotBytes cuts the log however few entries it has: entries differ in
@@ -48,15 +53,42 @@ func (c *Config) replica() (replica.Config, error) {
 	for _, raw := range c.ListenPeerURLs {
 		config.PeerListen = append(config.PeerListen, hostPort(raw))
 	}
-	if c.PeerTLS.Enabled() {
-		if config.ServerTLS, err = c.PeerTLS.Server(); err != nil {
+	if c.PeerTLS.Enabled() || c.PeerTLS.Auto {
+		credentials, err := c.credentials(c.PeerTLS, "peer", c.ListenPeerURLs)
+		if err != nil {
 			return config, fmt.Errorf("peer certificates: %w", err)
 		}
-		if config.ClientTLS, err = c.PeerTLS.Client(); err != nil {
-			return config, fmt.Errorf("peer certificates: %w", err)
-		}
+		config.ServerTLS, config.ClientTLS = credentials.Server(string(peerport.Raft), string(peerport.RPC)), credentials.Client()
+		config.CheckAddress = credentials.CheckAddress
 	}
 	return config, nil
+}
+
+// clientTLS is nil when clients are served without TLS.
+func (c *Config) clientTLS() (*tls.Config, error) {
+	if !c.ClientTLS.Enabled() && !c.ClientTLS.Auto {
+		return nil, nil
+	}
+	credentials, err := c.credentials(c.ClientTLS, "client", c.ListenClientURLs)
+	if err != nil {
+		return nil, fmt.Errorf("client certificates: %w", err)
+	}
+	return credentials.Server(clientport.Protocols()...), nil
+}
+
+// credentials opens the files of a port; what is not there and is to be made
+// is made for the hosts of the URLs.
+func (c *Config) credentials(files tlsfiles.Files, port string, urls []string) (*tlsfiles.Credentials, error) {
+	files.CipherSuites, files.MinVersion, files.MaxVersion = c.CipherSuites, c.TLSMinVersion, c.TLSMaxVersion
+	var hosts []string
+	for _, raw := range urls {
+		hosts = append(hosts, hostPort(raw))
+	}
+	files, err := files.SelfSign(filepath.Join(c.DataDir, "fixtures", port), hosts, c.SelfSignedCertValidity)
+	if err != nil {
+		return nil, err
+	}
+	return files.Open(c.Logger)
 }
 
 func (c *Config) limits() etcdapi.Limits {

@@ -106,7 +106,7 @@ func TestStartFails(t *testing.T) {
 		"client port in use": {func(c *Config) { c.ListenClientURLs = []string{"http://" + server.clients[0].Addr().String()} }, nil, "listen for clients on 127.0.0.1:"},
 		"data dir in use":    {func(c *Config) { c.DataDir = taken.DataDir }, nil, "open the store"},
 		"not a member":       {func(c *Config) { c.InitialCluster = "other=http://127.0.0.1:1" }, membership.ErrUnknownName, "--initial-cluster has other"},
-		"no certificates":    {func(c *Config) { c.PeerTLS.Cert, c.PeerTLS.Key = "/no/cert", "/no/key" }, nil, "peer certificates: load the certificate /no/cert"},
+		"no certificates":    {func(c *Config) { c.PeerTLS.Cert, c.PeerTLS.Key = "/no/cert", "/no/key" }, nil, "peer certificates: read the certificate /no/cert"},
 		"foreign data":       {func(c *Config) { c.DataDir, c.Name, c.InitialCluster = taken.DataDir, "b", "b=http://127.0.0.1:1" }, replica.ErrForeignData, "was made by member"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -59,11 +59,9 @@ func Start(config Config) (*Server, error) {
 	}
 	defer origin.close()
 	origin.apply(&replicaConfig)
-	var clientTLS *tls.Config
-	if config.ClientTLS.Enabled() {
-		if clientTLS, err = config.ClientTLS.Server(); err != nil {
-			return nil, fmt.Errorf("client certificates: %w", err)
-		}
+	clientTLS, err := config.clientTLS()
+	if err != nil {
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{config: config, failed: make(chan error, 1), stop: stop}
@@ -175,16 +173,14 @@ func (s *Server) admission() httpapi.Admission {
 }
 
 // listenMetrics serves health and metrics. As in etcd an https URL here uses
-// the client port's certificate; probes bring none of their own.
+// the client port's certificate and asks for clients' in the same way.
 func (s *Server) listenMetrics(raw string, clientTLS *tls.Config, handler http.Handler) error {
 	listener, err := net.Listen("tcp", hostPort(raw))
 	if err != nil {
 		return fmt.Errorf("listen for metrics on %s: %w", raw, err)
 	}
 	if strings.HasPrefix(raw, "https:") {
-		config := clientTLS.Clone()
-		config.ClientAuth = tls.NoClientCert
-		listener = tls.NewListener(listener, config)
+		listener = tls.NewListener(listener, clientTLS)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	s.metrics = append(s.metrics, server)

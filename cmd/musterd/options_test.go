@@ -213,6 +213,7 @@ func TestConfigFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := kvserver.Default()
+	want.TLSMaxVersion = "TLS1.3"
 	want.Name, want.DataDir, want.SnapshotCount = "infra0", "/var/lib/data", 10001
 	want.HeartbeatInterval, want.ElectionTimeout = 200*time.Millisecond, 2*time.Second
 	want.ListenPeerURLs = []string{"http://127.0.0.1:3381", "http://localhost:3380"}

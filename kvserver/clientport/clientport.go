@@ -26,7 +26,7 @@ const (
 
 // Config describes a port.
 type Config struct {
-	// TLS is nil for plain TCP.
+	// TLS is nil for plain TCP. It negotiates one of Protocols.
 	TLS     *tls.Config
 	Handler http.Handler
 	// OpenTimeout bounds the TLS handshake together with the wait for the
@@ -34,6 +34,9 @@ type Config struct {
 	OpenTimeout time.Duration
 	Logger      *slog.Logger
 }
+
+// Protocols are the ones that clients may negotiate.
+func Protocols() []string { return []string{"h2", "http/1.1"} }
 
 // Port serves clients on one address.
 type Port struct {
@@ -50,10 +53,6 @@ func Listen(address string, config Config) (*Port, error) {
 	raw, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for clients on %s: %w", address, err)
-	}
-	if config.TLS != nil {
-		config.TLS = config.TLS.Clone()
-		config.TLS.NextProtos = []string{"h2", "http/1.1"}
 	}
 	listener := newOpeningListener(raw, config)
 	protocols := new(http.Protocols)

@@ -78,7 +78,7 @@ func serverAndClient(t *testing.T) (server, client *tls.Config) {
 		}
 		return []tls.Certificate{certificate}
 	}
-	server = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: load(bundle.Hosts["m1"].Server), ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	server = &tls.Config{NextProtos: Protocols(), MinVersion: tls.VersionTLS12, Certificates: load(bundle.Hosts["m1"].Server), ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
 	client = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: load(bundle.HealthcheckClient), RootCAs: pool}
 	return server, client
 }

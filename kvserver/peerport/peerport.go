@@ -47,8 +47,12 @@ var ErrRefused = errors.New("peer refused the connection")
 type Config struct {
 	// Cluster and Member are this member's ids.
 	Cluster, Member uint64
-	// ServerTLS and ClientTLS are both nil for plain TCP.
+	// ServerTLS and ClientTLS are both nil for plain TCP. ServerTLS negotiates
+	// one of the protocols.
 	ServerTLS, ClientTLS *tls.Config
+	// CheckAddress judges where a client certificate is used from. Nil admits
+	// any address.
+	CheckAddress func(context.Context, *x509.Certificate, net.Addr) error
 	// Authorize judges a verified client certificate; it is called only when
 	// the client presented one. Nil admits any that the CA signed.
 	Authorize func(*x509.Certificate) error
@@ -232,16 +236,14 @@ func (p *Port) handshake(raw net.Conn) (net.Conn, Protocol, error) {
 	conn := raw
 	var negotiated string
 	if p.config.ServerTLS != nil {
-		config := p.config.ServerTLS.Clone()
-		config.NextProtos = []string{string(Raft), string(RPC)}
-		secured := tls.Server(raw, config)
+		secured := tls.Server(raw, p.config.ServerTLS)
 		if err := secured.Handshake(); err != nil {
 			return nil, "", err
 		}
 		state := secured.ConnectionState()
 		negotiated = state.NegotiatedProtocol
-		if len(state.PeerCertificates) > 0 && p.config.Authorize != nil {
-			if err := p.config.Authorize(state.PeerCertificates[0]); err != nil {
+		if len(state.PeerCertificates) > 0 {
+			if err := p.admits(state.PeerCertificates[0], raw.RemoteAddr()); err != nil {
 				return nil, "", err
 			}
 		}
@@ -263,6 +265,20 @@ func (p *Port) handshake(raw net.Conn) (net.Conn, Protocol, error) {
 		return nil, "", err
 	}
 	return conn, line.protocol, conn.SetDeadline(time.Time{})
+}
+
+func (p *Port) admits(certificate *x509.Certificate, from net.Addr) error {
+	if p.config.Authorize != nil {
+		if err := p.config.Authorize(certificate); err != nil {
+			return err
+		}
+	}
+	if p.config.CheckAddress == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), p.config.OpenTimeout) // names may have to be looked up
+	defer cancel()
+	return p.config.CheckAddress(ctx, certificate, from)
 }
 
 func (p *Port) judge(line opening, negotiated string) error {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -271,7 +272,7 @@ func configs(t *testing.T, ca []byte, pair *pki.Pair) (server, client *tls.Confi
 	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
-	server = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	server = &tls.Config{NextProtos: []string{string(Raft), string(RPC)}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
 	client = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
 	if pair != nil {
 		certificate, err := tls.X509KeyPair(pair.Cert, pair.Key)
@@ -291,11 +292,18 @@ func TestCertificatesAreJudged(t *testing.T) {
 	m1, m2, stranger := certs.own.Hosts["m1"].Peer, certs.own.Hosts["m2"].Peer, certs.own.Hosts["stranger"].Peer
 	foreign := certs.foreign.Hosts["m2"].Peer
 	serverTLS, _ := configs(t, certs.own.CA, &m1)
+	var elsewhere atomic.Bool
 	server, log := open(t, Config{
 		Cluster: 7, Member: 1, ServerTLS: serverTLS,
 		Authorize: func(c *x509.Certificate) error {
 			if c.Subject.CommonName != "m2" {
 				return fmt.Errorf("the certificate of %q belongs to no member", c.Subject.CommonName)
+			}
+			return nil
+		},
+		CheckAddress: func(_ context.Context, _ *x509.Certificate, from net.Addr) error {
+			if elsewhere.Load() {
+				return fmt.Errorf("%s is not an address of m2", from)
 			}
 			return nil
 		},
@@ -331,6 +339,17 @@ func TestCertificatesAreJudged(t *testing.T) {
 			checkEcho(t, conn)
 			_ = conn.Close()
 		}
+	})
+	t.Run("member that calls from elsewhere", func(t *testing.T) {
+		elsewhere.Store(true)
+		defer elsewhere.Store(false)
+		_, clientTLS := configs(t, certs.own.CA, &m2)
+		client, _ := open(t, Config{Cluster: 7, Member: 2, ClientTLS: clientTLS})
+		if conn, err := client.Dial(t.Context(), Raft, server.Addr().String(), 1); err == nil {
+			_ = conn.Close()
+			t.Error("admitted")
+		}
+		log.awaits(t, "is not an address of m2")
 	})
 	t.Run("the line names another protocol than ALPN", func(t *testing.T) {
 		_, clientTLS := configs(t, certs.own.CA, &m2)

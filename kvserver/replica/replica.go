@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -72,6 +73,8 @@ type Config struct {
 	// PeerListen are host:port addresses.
 	PeerListen           []string
 	ServerTLS, ClientTLS *tls.Config
+	// CheckAddress judges where a peer's certificate is used from; see peerport.
+	CheckAddress func(context.Context, *x509.Certificate, net.Addr) error
 	// ElectionTimeout is how long a member waits for a leader's sign of life,
 	// and how long a log write may hang before a leader gives way. At least
 	// 50 ms.
@@ -179,7 +182,7 @@ func (r *Replica) open() error {
 	}
 	if r.port, err = peerport.Listen(r.config.PeerListen, peerport.Config{
 		Cluster: uint64(r.identity.Cluster), Member: r.Member(),
-		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS,
+		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS, CheckAddress: r.config.CheckAddress,
 		Authorize: r.authorize, Logger: r.logger,
 	}); err != nil {
 		return err
