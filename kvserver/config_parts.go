@@ -95,6 +95,7 @@ func (c *Config) limits() etcdapi.Limits {
 	return etcdapi.Limits{
 		MaxRequestBytes:      c.MaxRequestBytes,
 		MaxTxnOps:            c.MaxTxnOps,
+		QuotaBytes:           c.quota(),
 		MaxConcurrentStreams: c.MaxConcurrentStreams,
 		MinLeaseTTL:          c.minLeaseTTL(),
 		ElectionTimeout:      c.ElectionTimeout,
@@ -102,6 +103,14 @@ func (c *Config) limits() etcdapi.Limits {
 
 		WatchProgressNotifyInterval: c.watchProgressInterval(),
 	}
+}
+
+// quota is etcd's rule: 0 is its default.
+func (c *Config) quota() int64 {
+	if c.QuotaBackendBytes == 0 {
+		return 2 << 30
+	}
+	return c.QuotaBackendBytes
 }
 
 func (c *Config) watchProgressInterval() time.Duration {

@@ -73,7 +73,7 @@ func (o *options) memberRows() []row {
 		{name: "max-snapshots", value: number[uint]{new(uint(5))}, usage: "Snapshot files to keep.", noEffect: oneStore},
 		{name: "max-wals", value: number[uint]{new(uint(5))}, usage: "Log files to keep.", noEffect: oneStore},
 		{name: "memory-mlock", old: []string{"experimental-memory-mlock"}, value: boolean{new(false)}, usage: "Lock the store's pages in memory.", noEffect: "the store is read through a cache of its own, not mapped into memory"},
-		{name: "quota-backend-bytes", value: signed{&c.QuotaBackendBytes}, usage: "Bytes that the store may use before it takes no more writes; 0 is 2 GiB.", only: "there is no quota"},
+		{name: "quota-backend-bytes", value: signed{&c.QuotaBackendBytes}, usage: "Bytes that the store may use before it takes no more writes; 0 is 2 GiB, below 0 there is no bound."},
 		{name: "backend-bbolt-freelist-type", old: []string{"experimental-backend-bbolt-freelist-type"}, value: choice{new("map"), []string{"array", "map"}}, usage: "Kind of the freelist of bbolt.", noEffect: bolt},
 		{name: "backend-batch-interval", value: span{new(time.Duration)}, usage: "Longest time before writes are committed to the store.", noEffect: "every batch of the log is one write to the store"},
 		{name: "backend-batch-limit", value: number[int]{new(0)}, usage: "Most operations before writes are committed to the store.", noEffect: "every batch of the log is one write to the store"},

@@ -42,6 +42,9 @@ func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 
 // Put implements etcdserverpb.KVServer.
 func (s *kvService) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+	if err := s.checkSpace(ctx, putCost(r)); err != nil {
+		return nil, wireError(err)
+	}
 	if err := machine.CheckPut(r); err != nil {
 		return nil, wireError(err)
 	}
@@ -59,6 +62,9 @@ func (s *kvService) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (
 // Txn implements etcdserverpb.KVServer. A transaction that cannot write does
 // not go through the log.
 func (s *kvService) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := s.checkSpace(ctx, txnCost(r)); err != nil {
+		return nil, wireError(err)
+	}
 	if err := machine.CheckTxn(r, s.limits.MaxTxnOps); err != nil {
 		return nil, wireError(err)
 	}

@@ -30,6 +30,9 @@ var _ pb.LeaseServer = (*leaseService)(nil)
 // raised to it, and an ID is chosen when none is given, both before the request
 // is replicated.
 func (s *leaseService) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	if err := s.checkSpace(ctx, leaseCost); err != nil {
+		return nil, wireError(err)
+	}
 	granted := &pb.LeaseGrantRequest{ID: r.GetID(), TTL: max(r.GetTTL(), s.limits.MinLeaseTTL)}
 	for granted.ID == 0 {
 		granted.ID = int64(s.replica.NextID() & math.MaxInt64) //nolint:gosec // made positive

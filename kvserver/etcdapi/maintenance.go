@@ -36,6 +36,7 @@ func (s *maintenanceService) Status(context.Context, *pb.StatusRequest) (*pb.Sta
 		DowngradeInfo:    &pb.DowngradeInfo{},
 		DbSize:           s.store.Space().Size(),
 		DbSizeInUse:      s.store.Space().InUse(),
+		DbSizeQuota:      s.limits.QuotaBytes,
 		Leader:           view.Leader,
 		RaftTerm:         view.Term,
 		RaftIndex:        view.Committed,

@@ -59,6 +59,9 @@ type Limits struct {
 	MaxTxnOps int
 	// MaxConcurrentStreams bounds the requests under way on one connection.
 	MaxConcurrentStreams uint32
+	// QuotaBytes is what the store may have in use before puts, leases and
+	// transactions with puts are refused; negative for no bound.
+	QuotaBytes int64
 	// MinLeaseTTL is what a shorter lease is raised to, in seconds.
 	MinLeaseTTL int64
 	// ElectionTimeout is what a stream that requires a leader measures the
