@@ -40,6 +40,9 @@ func (c *Config) check() error {
 	if c.AuthTokenTTL <= 0 {
 		complain("--auth-token-ttl %v must be longer than nothing", c.AuthTokenTTL)
 	}
+	if _, err := c.retention(); err != nil {
+		errs = append(errs, err)
+	}
 	if err := c.checkState(); err != nil {
 		errs = append(errs, err)
 	}

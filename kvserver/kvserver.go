@@ -76,6 +76,9 @@ func Start(config Config) (*Server, error) {
 	if err := s.keepLeases(ctx, leases); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if err := s.compactAutomatically(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	if err := s.listen(ctx, clientTLS); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -131,8 +131,8 @@ func (o *options) clusteringRows() []row {
 		{name: "discovery-srv-name", value: text{new("")}, usage: "Suffix of the service that is asked for there.", noEffect: noDiscover},
 		{name: "strict-reconfig-check", value: boolean{&c.StrictReconfigCheck}, usage: "Refuse changes of the members that could cost the quorum.", noEffect: "members are not changed while running"},
 		{name: "pre-vote", value: boolean{new(true)}, usage: "Ask for votes before an election, so that a member which comes back does not disturb.", noEffect: "elections always begin with a pre-vote"},
-		{name: "auto-compaction-retention", value: text{&c.AutoCompactionRetention}, usage: "History to keep: hours or a duration (periodic), or revisions (revision). 0 compacts never.", only: "there is no automatic compaction"},
-		{name: "auto-compaction-mode", value: choice{&c.AutoCompactionMode, []string{"periodic", "revision"}}, usage: "What --auto-compaction-retention counts: periodic (time) or revision.", noEffect: "there is no automatic compaction"},
+		{name: "auto-compaction-retention", value: text{&c.AutoCompactionRetention}, usage: "History to keep: hours or a duration (periodic), or revisions (revision). 0 compacts never."},
+		{name: "auto-compaction-mode", value: choice{&c.AutoCompactionMode, []string{"periodic", "revision"}}, usage: "What --auto-compaction-retention counts: periodic (time) or revision."},
 		{name: "v2-deprecation", value: choice{new("write-only-drop-data"), []string{"not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"}}, usage: "Stage at which the v2 store is.", noEffect: "there is no v2 store"},
 	}
 }
