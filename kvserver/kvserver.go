@@ -216,6 +216,16 @@ func (s *Server) learner() bool {
 // Ready is closed once the member has joined its cluster.
 func (s *Server) Ready() <-chan struct{} { return s.replica.Ready() }
 
+// ClientAddrs are the addresses that clients are served at, in the order of
+// ListenClientURLs.
+func (s *Server) ClientAddrs() []net.Addr {
+	addresses := make([]net.Addr, len(s.clients))
+	for i, port := range s.clients {
+		addresses[i] = port.Addr()
+	}
+	return addresses
+}
+
 // Replica is the member's place in the cluster.
 func (s *Server) Replica() *replica.Replica { return s.replica }
 

@@ -149,8 +149,10 @@ func eachBelow(r pebble.Reader, prefix []byte, fn func(rest, value []byte) error
 // prefixEnd is the first key after all that begin with prefix, which must have
 // a byte below 0xff.
 func prefixEnd(prefix []byte) []byte {
-	end := bytes.TrimRight(prefix, "\xff")
-	end = bytes.Clone(end)
+	end := bytes.Clone(prefix)
+	for end[len(end)-1] == 0xff {
+		end = end[:len(end)-1]
+	}
 	end[len(end)-1]++
 	return end
 }

@@ -1,0 +1,205 @@
+package difftest
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+var (
+	seeds     = flag.Int("seeds", 3, "how many pairs of servers get requests, one after the other")
+	firstSeed = flag.Uint64("first-seed", 0, "seed of the first pair's requests, the others' follow; 0 draws one")
+	requests  = flag.Int("requests", 3000, "how many requests are made, divided by the seeds")
+	history   = flag.Int("history", 1500, "how many operations the history has whose hashes are compared")
+	shrink    = flag.Duration("shrink", 0, "how long a failure may be shortened")
+	verbose   = flag.Bool("steps", false, "print every step and etcd's answer")
+)
+
+// settleEvery bounds how much etcd may have to say to watchers, of which it
+// buffers 1024 responses before it puts them together.
+const settleEvery = 20
+
+func drawSeed() uint64 {
+	if *firstSeed != 0 {
+		return *firstSeed
+	}
+	return rand.Uint64N(1 << 40) //nolint:gosec // printed, and short
+}
+
+// TestRandomRequests makes random requests of both servers.
+func TestRandomRequests(t *testing.T) {
+	first, each := drawSeed(), max(1, *requests / *seeds)
+	for i := range *seeds {
+		seed := first + uint64(i)
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Logf("replay with: go test ./kvserver/difftest -run TestRandomRequests -seeds 1 -first-seed %d -requests %d", seed, each)
+			newRun(t, seed, everything()).make(each)
+		})
+	}
+}
+
+// TestHashOfHistory writes a random history, with compactions, and compares
+// HashKV's answers at random revisions of it.
+func TestHashOfHistory(t *testing.T) {
+	seed := drawSeed()
+	t.Logf("replay with: go test ./kvserver/difftest -run TestHashOfHistory -first-seed %d -history %d", seed, *history)
+	newRun(t, seed, writes()).make(*history)
+}
+
+// run is one seed.
+type run struct {
+	t         *testing.T
+	settings  settings
+	generator *generator
+	done      []step
+	counts    map[string]int
+}
+
+func newRun(t *testing.T, seed uint64, weights []weight) *run {
+	return &run{t: t, settings: settings{jwt: seed%3 == 0}, generator: newGenerator(seed, weights), counts: map[string]int{}}
+}
+
+func (r *run) make(requests int) {
+	r.t.Helper()
+	pair, err := startPair(r.t, r.settings)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	began := time.Now()
+	for n := 0; n < requests && err == nil; n++ {
+		s := r.generator.next()
+		err = r.step(pair, s)
+		if n%settleEvery == 0 && err == nil {
+			err = r.step(pair, settle{})
+		}
+	}
+	for _, s := range r.generator.epilogue() {
+		if err == nil {
+			err = r.step(pair, s)
+		}
+	}
+	took := time.Since(began)
+	if err != nil {
+		r.fail(err)
+	}
+	if err := pair.close(); err != nil {
+		r.t.Error(err)
+	}
+	r.t.Logf("%d requests in %v, revision %d: %v", len(r.done), took.Round(time.Millisecond), pair.revision, r.counts)
+}
+
+func (r *run) step(p *pair, s step) error {
+	r.done = append(r.done, s)
+	etcds, err := s.run(context.Background(), p)
+	if *verbose {
+		r.t.Logf("%d %v\n  %v", len(r.done), s, etcds)
+	}
+	r.generator.heed(s, etcds)
+	kind := fmt.Sprintf("%T", s)
+	if c, ok := s.(call); ok {
+		kind = strings.TrimPrefix(c.method, "etcdserverpb.")
+	}
+	kind = strings.TrimPrefix(kind, "difftest.")
+	if etcds.code != 0 {
+		kind += " refused"
+	}
+	r.counts[kind]++
+	return err
+}
+
+// fail prints what led to the difference.
+func (r *run) fail(err error) {
+	r.t.Helper()
+	const last = 15
+	list := r.done
+	if *shrink > 0 {
+		list = shorten(r.t, r.settings, r.done, *shrink)
+	}
+	var b strings.Builder
+	from := max(0, len(list)-last)
+	if *shrink > 0 {
+		from = max(0, len(list)-5*last)
+	}
+	for i, s := range list[from:] {
+		fmt.Fprintf(&b, "%6d %v\n", from+i+1, s)
+	}
+	r.t.Errorf("step %d: %v\n%v\n\nthe last of %d steps (-shrink 1m tries to do with fewer):\n%s", len(r.done), r.done[len(r.done)-1], err, len(list), &b)
+}
+
+// errBroken is what a replay that does not work is ended by.
+var errBroken = errors.New("the replay failed")
+
+// replay returns the first step that is answered differently, and how.
+func replay(t *testing.T, with settings, steps []step) (at int, err error) {
+	pair, err := startPair(t, with)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errBroken, err)
+	}
+	defer func() {
+		if closed := pair.close(); closed != nil {
+			err = errors.Join(err, errBroken, closed)
+		}
+	}()
+	for i, s := range steps {
+		if _, err := s.run(t.Context(), pair); err != nil {
+			return i, err
+		}
+	}
+	return len(steps), nil
+}
+
+// shorten leaves steps out as long as what is left fails: first many at a
+// time, then fewer.
+func shorten(t *testing.T, with settings, steps []step, limit time.Duration) []step {
+	deadline := time.Now().Add(limit)
+	for chunk := len(steps) / 2; chunk > 0; chunk /= 2 {
+		for begin := len(steps) - 1 - chunk; begin > -chunk && len(steps) > 1; begin -= chunk {
+			if time.Now().After(deadline) {
+				return steps
+			}
+			rest := append(append([]step{}, steps[:max(0, begin)]...), steps[min(len(steps)-1, begin+chunk):]...)
+			if at, err := replay(t, with, rest); err != nil && !errors.Is(err, errBroken) {
+				steps = rest[:at+1]
+				begin = min(begin, len(steps)-1)
+			}
+		}
+	}
+	return steps
+}
+
+// epilogue ends a run where everything can be looked at.
+func (g *generator) epilogue() []step {
+	var steps []step
+	for alarm := range g.alarms {
+		steps = append(steps, g.clearing(alarm)...)
+	}
+	user := nobody
+	if g.auth.enabled {
+		user = root
+		steps = append(steps, login{root, g.auth.passwords[root]})
+	}
+	all := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+	for revision := g.compacted; revision < g.revision; revision += max(1, (g.revision-g.compacted)/10) {
+		if revision > g.compacted {
+			steps = append(steps, call{user, "etcdserverpb.Maintenance.HashKV", &pb.HashKVRequest{Revision: revision}})
+		}
+	}
+	return append(steps,
+		call{user, "etcdserverpb.KV.Range", all},
+		call{user, "etcdserverpb.Maintenance.HashKV", &pb.HashKVRequest{}},
+		call{user, "etcdserverpb.KV.DeleteRange", &pb.DeleteRangeRequest{Key: all.Key, RangeEnd: all.RangeEnd, PrevKv: true}},
+		call{user, "etcdserverpb.Lease.LeaseLeases", &pb.LeaseLeasesRequest{}},
+		call{user, "etcdserverpb.Auth.UserList", &pb.AuthUserListRequest{}},
+		call{user, "etcdserverpb.Auth.RoleList", &pb.AuthRoleListRequest{}},
+		call{user, "etcdserverpb.Auth.AuthStatus", &pb.AuthStatusRequest{}},
+		settle{},
+		call{user, "etcdserverpb.Maintenance.HashKV", &pb.HashKVRequest{}},
+	)
+}

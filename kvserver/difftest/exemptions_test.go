@@ -1,0 +1,118 @@
+package difftest
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// This file is the whole list of what may differ.
+
+// differing are the fields whose values may differ, but not whether they are
+// set, by full name.
+var differing = map[protoreflect.FullName]string{
+	"etcdserverpb.ResponseHeader.cluster_id":       "they are two clusters",
+	"etcdserverpb.ResponseHeader.member_id":        "with a member each",
+	"etcdserverpb.ResponseHeader.raft_term":        "elections are counted differently",
+	"etcdserverpb.Member.ID":                       "derived from the peer URLs",
+	"etcdserverpb.Member.peerURLs":                 "they listen on different ports",
+	"etcdserverpb.Member.clientURLs":               "they listen on different ports",
+	"etcdserverpb.StatusResponse.leader":           "a member's ID",
+	"etcdserverpb.StatusResponse.raftTerm":         "elections are counted differently",
+	"etcdserverpb.StatusResponse.raftIndex":        "what takes an entry of the log is the implementation's",
+	"etcdserverpb.StatusResponse.raftAppliedIndex": "what takes an entry of the log is the implementation's",
+	"etcdserverpb.StatusResponse.dbSize":           "different stores",
+	"etcdserverpb.StatusResponse.dbSizeQuota":      "not known here yet",
+	"etcdserverpb.StatusResponse.dbSizeInUse":      "different stores",
+	"etcdserverpb.AuthenticateResponse.token":      "secret, and random",
+	"etcdserverpb.HashResponse.hash":               "of the whole store: raft's progress and the members are in it",
+}
+
+// adjusted are the answers that are changed before they are compared.
+var adjusted = []struct {
+	why    string
+	adjust func(request, response proto.Message)
+}{
+	{"the IDs of leases are chosen at random, unless the client chooses", func(request, response proto.Message) {
+		asked, ok := request.(*pb.LeaseGrantRequest)
+		if granted, also := response.(*pb.LeaseGrantResponse); ok && also && asked.GetID() == 0 && granted.GetID() > 0 {
+			granted.ID = 1
+		}
+	}},
+	{"the time left depends on when the request is served", func(_, response proto.Message) {
+		r, ok := response.(*pb.LeaseTimeToLiveResponse)
+		if ok && r.GetTTL() > 0 && r.GetTTL() <= r.GetGrantedTTL() {
+			r.TTL = r.GetGrantedTTL()
+		}
+	}},
+	{"etcd has the keys of a lease in the order of a map: none", func(_, response proto.Message) {
+		if r, ok := response.(*pb.LeaseTimeToLiveResponse); ok {
+			slices.SortFunc(r.GetKeys(), bytes.Compare)
+		}
+	}},
+	{"etcd orders leases by when they expire, on the clock of a leader only", func(_, response proto.Message) {
+		if r, ok := response.(*pb.LeaseLeasesResponse); ok {
+			slices.SortFunc(r.GetLeases(), func(a, b *pb.LeaseStatus) int { return cmp.Compare(a.GetID(), b.GetID()) })
+		}
+	}},
+}
+
+// mask applies the lists, and returns which of the differing fields were set.
+func mask(request, response proto.Message) (set map[protoreflect.FullName]int) {
+	for _, a := range adjusted {
+		a.adjust(request, response)
+	}
+	set = map[protoreflect.FullName]int{}
+	clearDiffering(response.ProtoReflect(), set)
+	return set
+}
+
+func clearDiffering(m protoreflect.Message, set map[protoreflect.FullName]int) {
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case differing[field.FullName()] != "":
+			if field.Name() != "dbSizeQuota" {
+				set[field.FullName()]++
+			}
+			m.Clear(field)
+		case field.Message() == nil || field.IsMap():
+		case field.IsList():
+			for i := range value.List().Len() {
+				clearDiffering(value.List().Get(i).Message(), set)
+			}
+		default:
+			clearDiffering(value.Message(), set)
+		}
+		return true
+	})
+}
+
+// exempted are the answers that may differ as a whole, although neither is an
+// error.
+var exempted = []struct {
+	why   string
+	where func(p *pair, request proto.Message) bool
+}{
+	{"etcd remembers the hashes of its last compactions and repeats them for exactly these revisions", func(p *pair, request proto.Message) bool {
+		r, ok := request.(*pb.HashKVRequest)
+		return ok && p.compactions[r.GetRevision()]
+	}},
+	{"etcd sorts each message of a stream by itself and goes on behind its last key: some keys are left out, others come twice", func(_ *pair, request proto.Message) bool {
+		r, ok := request.(*streamRequest)
+		return ok && r.GetSortTarget() != pb.RangeRequest_KEY && r.GetSortOrder() == pb.RangeRequest_NONE
+	}},
+}
+
+// exempt tells whether the answer to a request may differ as a whole.
+func exempt(p *pair, request proto.Message) bool {
+	for _, e := range exempted {
+		if e.where(p, request) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,187 @@
+package difftest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"muster/kvserver"
+)
+
+const (
+	startTimeout = time.Minute
+	// stepTimeout is far more than a request takes on a busy machine.
+	stepTimeout = time.Minute
+	// tokenTTL is longer than any run, in seconds: when a token expires is not
+	// compared here.
+	tokenTTL = 1 << 20
+	// jwtOptions makes tokens that know the auth revision they are from.
+	jwtOptions = "jwt,sign-method=HS256,ttl=100h,priv-key="
+)
+
+// side is one of the two servers, with what a client of it remembers.
+type side struct {
+	name    string
+	conn    *grpc.ClientConn
+	tokens  map[string]string // by user
+	streams map[int]*transcript
+}
+
+// pair is etcd and musterd, both new and empty.
+type pair struct {
+	etcd, ours *side
+	watches    *watches
+	revision   int64 // the latest that etcd has answered with
+	// compactions has the revisions that were compacted.
+	compactions map[int64]bool
+
+	mu      sync.Mutex
+	closers []func() error
+}
+
+// settings are what both servers of a pair are started with.
+type settings struct {
+	jwt bool
+}
+
+func startPair(t testing.TB, with settings) (*pair, error) {
+	dir, err := os.MkdirTemp(t.TempDir(), "")
+	if err != nil {
+		return nil, err
+	}
+	p := &pair{compactions: map[int64]bool{}}
+	p.onClose(func() error { return os.RemoveAll(dir) })
+	token := "simple"
+	if with.jwt {
+		key := filepath.Join(dir, "jwt.key")
+		if err := os.WriteFile(key, []byte("a secret that both sides share"), 0o600); err != nil {
+			return nil, err
+		}
+		token = jwtOptions + key
+	}
+	// Either takes an election.
+	var judge, address string
+	var group errgroup.Group
+	group.Go(func() (err error) { judge, err = p.startEtcd(dir, token); return err })
+	group.Go(func() (err error) { address, err = p.startOurs(dir, token); return err })
+	err = group.Wait()
+	if err == nil {
+		p.etcd, err = p.connect("etcd", judge)
+	}
+	if err == nil {
+		p.ours, err = p.connect("ours", address)
+	}
+	if err == nil {
+		p.watches, err = newWatches(p.etcd)
+	}
+	if err == nil {
+		p.onClose(func() error { p.watches.referee.close(); return nil })
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+func (p *pair) startEtcd(dir, token string) (address string, err error) {
+	config := embed.NewConfig()
+	config.Dir = filepath.Join(dir, "etcd")
+	config.LogLevel, config.LogOutputs = "fatal", []string{filepath.Join(dir, "etcd.log")}
+	config.UnsafeNoFsync = true
+	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = uint(bcrypt.MinCost), token, tokenTTL
+	anyPort := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	config.ListenClientUrls, config.AdvertiseClientUrls = anyPort, anyPort
+	config.ListenPeerUrls, config.AdvertisePeerUrls = anyPort, anyPort
+	config.InitialCluster = config.InitialClusterFromName(config.Name)
+	judge, err := embed.StartEtcd(config)
+	if err != nil {
+		return "", fmt.Errorf("start etcd: %w", err)
+	}
+	p.onClose(func() error { judge.Close(); return nil })
+	select {
+	case <-judge.Server.ReadyNotify():
+	case <-time.After(startTimeout):
+		return "", errors.New("etcd is not ready")
+	}
+	return judge.Clients[0].Addr().String(), nil
+}
+
+func (p *pair) startOurs(dir, token string) (address string, err error) {
+	config := kvserver.Default()
+	config.DataDir, config.Logger = filepath.Join(dir, "ours"), slog.New(slog.NewTextHandler(io.Discard, nil))
+	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = bcrypt.MinCost, token, tokenTTL*time.Second
+	config.ListenPeerURLs = []string{"http://127.0.0.1:0"}
+	config.ListenClientURLs = []string{"http://127.0.0.1:0"}
+	server, err := kvserver.Start(config)
+	if err != nil {
+		return "", fmt.Errorf("start musterd: %w", err)
+	}
+	p.onClose(server.Close)
+	select {
+	case <-server.Ready():
+	case <-time.After(startTimeout):
+		return "", errors.New("musterd is not ready")
+	}
+	return server.ClientAddrs()[0].String(), nil
+}
+
+func (p *pair) connect(name, address string) (*side, error) {
+	const largest = 64 << 20
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(largest), grpc.MaxCallRecvMsgSize(largest)))
+	if err != nil {
+		return nil, err
+	}
+	s := &side{name: name, conn: conn, tokens: map[string]string{}, streams: map[int]*transcript{}}
+	p.onClose(func() error {
+		for _, stream := range s.streams {
+			stream.close()
+		}
+		return conn.Close()
+	})
+	return s, nil
+}
+
+func (p *pair) onClose(do func() error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closers = append(p.closers, do)
+}
+
+// close stops what was started, the last first.
+func (p *pair) close() error {
+	var errs []error
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// both has both sides do something at the same time.
+func (p *pair) both(ctx context.Context, do func(ctx context.Context, s *side) answer) (want, got answer) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	done := make(chan answer, 1)
+	go func() { done <- do(ctx, p.etcd) }()
+	got = do(ctx, p.ours)
+	want = <-done
+	if response, ok := want.response.(interface{ GetHeader() *pb.ResponseHeader }); ok {
+		p.revision = max(p.revision, response.GetHeader().GetRevision())
+	}
+	return want, got
+}

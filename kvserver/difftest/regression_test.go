@@ -1,0 +1,62 @@
+package difftest
+
+import (
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// ask is a request of nobody.
+func ask(method string, request proto.Message) step {
+	return call{nobody, "etcdserverpb." + method, request}
+}
+
+func k(text string) []byte { return []byte(text) }
+
+// regressions are what random requests have found, each as short as it gets.
+// They run one after the other on the same servers, and leave auth disabled and
+// no alarm.
+var regressions = []struct {
+	name  string
+	steps []step
+}{
+	{"a lease whose ID ends in bytes from 0x80 on had the keys of the leases that follow", []step{
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: -3, TTL: 100_000}),
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: -1, TTL: 100_000}),
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: 0x1280, TTL: 100_000}),
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: 0x1290, TTL: 100_000}),
+		ask("KV.Put", &pb.PutRequest{Key: k("a"), Lease: -1}),
+		ask("KV.Put", &pb.PutRequest{Key: k("b"), Lease: 0x1290}),
+		ask("Lease.LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: -3, Keys: true}),
+		ask("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: 0x1280}),
+		ask("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: -3}),
+		ask("KV.Range", &pb.RangeRequest{Key: k("a"), RangeEnd: k("c")}),
+	}},
+	{"a stream without an order may name a target, and a filter is refused rather than that", []step{
+		ask("KV.RangeStream", &pb.RangeRequest{Key: k("none"), SortTarget: pb.RangeRequest_CREATE, Revision: 1 << 60}),
+		ask("KV.RangeStream", &pb.RangeRequest{Key: k("none"), SortTarget: pb.RangeRequest_VALUE, MinModRevision: 1}),
+		ask("KV.RangeStream", &pb.RangeRequest{Key: k("none"), SortTarget: pb.RangeRequest_VALUE, SortOrder: pb.RangeRequest_ASCEND, MinModRevision: 1}),
+	}},
+}
+
+func TestRegressions(t *testing.T) {
+	pair, err := startPair(t, settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pair.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, r := range regressions {
+		t.Run(r.name, func(t *testing.T) {
+			for i, s := range append(r.steps, settle{}) {
+				if _, err := s.run(t.Context(), pair); err != nil {
+					t.Fatalf("step %d: %v\n%v", i+1, s, err)
+				}
+			}
+		})
+	}
+}
