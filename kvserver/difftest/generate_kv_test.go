@@ -193,7 +193,7 @@ func make129(c *pb.Compare) []*pb.Compare {
 }
 
 func (g *generator) compaction() step {
-	r := &pb.CompactionRequest{Physical: g.oneIn(2)}
+	r := &pb.CompactionRequest{Physical: !g.oneIn(3)}
 	switch g.IntN(8) {
 	case 0:
 		r.Revision = g.pastRevision()

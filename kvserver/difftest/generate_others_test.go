@@ -104,7 +104,10 @@ func (g *generator) maintenance() step {
 
 func (g *generator) hashKV() step {
 	r := &pb.HashKVRequest{}
-	if !g.oneIn(3) {
+	switch n := len(g.compactions); {
+	case n > 0 && g.oneIn(3):
+		r.Revision = g.compactions[n-1-g.IntN(min(n, 15))] // etcd remembers some
+	case !g.oneIn(3):
 		r.Revision = g.pastRevision()
 	}
 	return g.by("Maintenance.HashKV", r)

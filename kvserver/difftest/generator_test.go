@@ -20,6 +20,7 @@ type generator struct {
 	queue   []step // what has to come next
 
 	revision, compacted int64
+	compactions         []int64
 	leases              []int64
 	auth                authKnowledge
 	alarms              map[pb.AlarmType]int // steps until it is cleared
@@ -131,6 +132,7 @@ func (g *generator) heedCall(request proto.Message) {
 	switch r := request.(type) {
 	case *pb.CompactionRequest:
 		g.compacted = r.GetRevision()
+		g.compactions = append(g.compactions, g.compacted)
 	case *pb.LeaseGrantRequest:
 		g.leases = append(g.leases, r.GetID())
 	case *pb.LeaseRevokeRequest:

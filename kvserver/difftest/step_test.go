@@ -97,7 +97,10 @@ func (c call) run(ctx context.Context, p *pair) (answer, error) {
 	}
 	want, got := p.both(ctx, func(ctx context.Context, s *side) answer { return answerOf(c.ask(s.as(ctx, c.user), s)) })
 	if compacts && want.response != nil {
-		p.compactions[compaction.GetRevision()] = true
+		p.compacting[compaction.GetRevision()] = true
+		if compaction.GetPhysical() {
+			clear(p.compacting) // one is done after the other
+		}
 		p.watches.wasCompacted(compaction.GetRevision())
 	}
 	if r, ok := c.request.(*pb.RangeRequest); ok && strings.HasSuffix(c.method, "Stream") {
