@@ -27,10 +27,13 @@ BENCH ?= .
 FUZZTIME ?= 1m
 TESTFLAGS ?=
 ROUNDS ?= 20
+SEEDS ?= 50
+REQUESTS ?= 1000000
+HISTORY ?= 100000
 TAGS ?=
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build muster, musterd and musterctl into bin/
 	@mkdir -p bin
@@ -54,6 +57,9 @@ test-race: ## run the same tests under the race detector
 test-faults: ## kill and stop leaders ROUNDS (20) times under load; TAGS=plant_... must fail
 	$(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/clustertest -rounds $(ROUNDS)
 	$(GO) test -count=1 -timeout 20m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/replica
+
+test-differential: ## make the same REQUESTS (1000000) over SEEDS (50) of etcd and musterd, and compare
+	$(GO) test -count=1 -v -timeout 4h $(TESTFLAGS) ./kvserver/difftest -seeds $(SEEDS) -requests $(REQUESTS) -history $(HISTORY)
 
 test-lab: build ## install a cluster on three systemd hosts in containers, and break it
 	$(GO) test -count=1 -tags lab -timeout 15m -v $(TESTFLAGS) ./examples/lab
@@ -89,4 +95,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-lab lint bench fuzz dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab lint bench fuzz dist clean

@@ -35,14 +35,15 @@ func drawSeed() uint64 {
 
 // TestRandomRequests makes random requests of both servers.
 func TestRandomRequests(t *testing.T) {
-	first, each := drawSeed(), max(1, *requests / *seeds)
+	first, each, total := drawSeed(), max(1, *requests / *seeds), 0
 	for i := range *seeds {
 		seed := first + uint64(i)
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Logf("replay with: go test ./kvserver/difftest -run TestRandomRequests -seeds 1 -first-seed %d -requests %d", seed, each)
-			newRun(t, seed, everything()).make(each)
+			total += newRun(t, seed, everything()).make(each)
 		})
 	}
+	t.Logf("%d requests, seeds %d to %d", total, first, first+uint64(*seeds)-1)
 }
 
 // TestHashOfHistory writes a random history, with compactions, and compares
@@ -59,6 +60,7 @@ type run struct {
 	settings  settings
 	generator *generator
 	done      []step
+	requests  int // of done
 	counts    map[string]int
 }
 
@@ -66,17 +68,18 @@ func newRun(t *testing.T, seed uint64, weights []weight) *run {
 	return &run{t: t, settings: settings{jwt: seed%3 == 0}, generator: newGenerator(seed, weights), counts: map[string]int{}}
 }
 
-func (r *run) make(requests int) {
+// make makes as many requests, and some to end with, and returns how many it
+// were.
+func (r *run) make(requests int) int {
 	r.t.Helper()
 	pair, err := startPair(r.t, r.settings)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	began := time.Now()
-	for n := 0; n < requests && err == nil; n++ {
-		s := r.generator.next()
-		err = r.step(pair, s)
-		if n%settleEvery == 0 && err == nil {
+	for r.requests < requests && err == nil {
+		err = r.step(pair, r.generator.next())
+		if len(r.done)%settleEvery == 0 && err == nil {
 			err = r.step(pair, settle{})
 		}
 	}
@@ -92,7 +95,8 @@ func (r *run) make(requests int) {
 	if err := pair.close(); err != nil {
 		r.t.Error(err)
 	}
-	r.t.Logf("%d requests in %v, revision %d: %v", len(r.done), took.Round(time.Millisecond), pair.revision, r.counts)
+	r.t.Logf("%d requests in %v, revision %d: %v", r.requests, took.Round(time.Millisecond), pair.revision, r.counts)
+	return r.requests
 }
 
 func (r *run) step(p *pair, s step) error {
@@ -107,6 +111,9 @@ func (r *run) step(p *pair, s step) error {
 		kind = strings.TrimPrefix(c.method, "etcdserverpb.")
 	}
 	kind = strings.TrimPrefix(kind, "difftest.")
+	if s != (settle{}) {
+		r.requests++
+	}
 	if etcds.code != 0 {
 		kind += " refused"
 	}

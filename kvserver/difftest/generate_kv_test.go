@@ -11,7 +11,7 @@ import (
 func (g *generator) put() step {
 	if g.oneIn(3000) {
 		// What is too large for etcd, and for gRPC.
-		size := pick(g, 1536*1024-20, 1536*1024+1, 3<<20)
+		size := pick(g, 1536*1024-10_000, 1536*1024-60, 1536*1024+1, 3<<20)
 		return g.by("KV.Put", &pb.PutRequest{Key: g.key(), Value: []byte(strings.Repeat("x", size))})
 	}
 	return g.by("KV.Put", g.putRequest(true))

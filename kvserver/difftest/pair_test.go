@@ -47,8 +47,10 @@ type pair struct {
 	etcd, ours *side
 	watches    *watches
 	revision   int64 // the latest that etcd has answered with
-	// compacting has the revisions at which history may still be being removed.
-	compacting map[int64]bool
+	// compactions has the revisions that were compacted, and compacting tells
+	// whether history may still be being removed.
+	compactions map[int64]bool
+	compacting  bool
 
 	mu      sync.Mutex
 	closers []func() error
@@ -64,7 +66,7 @@ func startPair(t testing.TB, with settings) (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pair{compacting: map[int64]bool{}}
+	p := &pair{compactions: map[int64]bool{}}
 	p.onClose(func() error { return os.RemoveAll(dir) })
 	token := "simple"
 	if with.jwt {

@@ -33,6 +33,10 @@ var regressions = []struct {
 		ask("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: -3}),
 		ask("KV.Range", &pb.RangeRequest{Key: k("a"), RangeEnd: k("c")}),
 	}},
+	{"what the log has of a request may not be too large", []step{
+		ask("KV.Put", &pb.PutRequest{Key: k("large"), Value: make([]byte, 1536*1024-60)}),
+		ask("KV.Put", &pb.PutRequest{Key: k("large"), Value: make([]byte, 1536*1024-20)}),
+	}},
 	{"a stream without an order may name a target, and a filter is refused rather than that", []step{
 		ask("KV.RangeStream", &pb.RangeRequest{Key: k("none"), SortTarget: pb.RangeRequest_CREATE, Revision: 1 << 60}),
 		ask("KV.RangeStream", &pb.RangeRequest{Key: k("none"), SortTarget: pb.RangeRequest_VALUE, MinModRevision: 1}),

@@ -18,17 +18,17 @@ var _ pb.AuthServer = (*authService)(nil)
 
 // AuthEnable implements etcdserverpb.AuthServer.
 func (s *authService) AuthEnable(ctx context.Context, r *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error) {
-	return write[*pb.AuthEnableResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthEnable: r})
+	return write[*pb.AuthEnableResponse](ctx, s.api, &pb.InternalRaftRequest{AuthEnable: r})
 }
 
 // AuthDisable implements etcdserverpb.AuthServer.
 func (s *authService) AuthDisable(ctx context.Context, r *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error) {
-	return write[*pb.AuthDisableResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthDisable: r})
+	return write[*pb.AuthDisableResponse](ctx, s.api, &pb.InternalRaftRequest{AuthDisable: r})
 }
 
 // AuthStatus implements etcdserverpb.AuthServer.
 func (s *authService) AuthStatus(ctx context.Context, r *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error) {
-	return write[*pb.AuthStatusResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthStatus: r})
+	return write[*pb.AuthStatusResponse](ctx, s.api, &pb.InternalRaftRequest{AuthStatus: r})
 }
 
 // Authenticate implements etcdserverpb.AuthServer. The password is compared
@@ -44,7 +44,7 @@ func (s *authService) Authenticate(ctx context.Context, r *pb.AuthenticateReques
 			return nil, wireError(err)
 		}
 		request := &pb.InternalAuthenticateRequest{Name: who.User, SimpleToken: s.access.Tokens.Seed()}
-		response, err := write[*pb.AuthenticateResponse](ctx, s.api, request, &pb.InternalRaftRequest{Authenticate: request})
+		response, err := write[*pb.AuthenticateResponse](ctx, s.api, &pb.InternalRaftRequest{Authenticate: request})
 		if err != nil {
 			return nil, err
 		}
@@ -68,22 +68,22 @@ func (s *authService) UserAdd(ctx context.Context, r *pb.AuthUserAddRequest) (*p
 			return nil, wireError(err)
 		}
 	}
-	return write[*pb.AuthUserAddResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserAdd: request})
+	return write[*pb.AuthUserAddResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserAdd: request})
 }
 
 // UserGet implements etcdserverpb.AuthServer.
 func (s *authService) UserGet(ctx context.Context, r *pb.AuthUserGetRequest) (*pb.AuthUserGetResponse, error) {
-	return write[*pb.AuthUserGetResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserGet: r})
+	return write[*pb.AuthUserGetResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserGet: r})
 }
 
 // UserList implements etcdserverpb.AuthServer.
 func (s *authService) UserList(ctx context.Context, r *pb.AuthUserListRequest) (*pb.AuthUserListResponse, error) {
-	return write[*pb.AuthUserListResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserList: r})
+	return write[*pb.AuthUserListResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserList: r})
 }
 
 // UserDelete implements etcdserverpb.AuthServer.
 func (s *authService) UserDelete(ctx context.Context, r *pb.AuthUserDeleteRequest) (*pb.AuthUserDeleteResponse, error) {
-	return write[*pb.AuthUserDeleteResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserDelete: r})
+	return write[*pb.AuthUserDeleteResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserDelete: r})
 }
 
 // UserChangePassword implements etcdserverpb.AuthServer. As in etcd a client
@@ -96,45 +96,45 @@ func (s *authService) UserChangePassword(ctx context.Context, r *pb.AuthUserChan
 			return nil, wireError(err)
 		}
 	}
-	return write[*pb.AuthUserChangePasswordResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserChangePassword: request})
+	return write[*pb.AuthUserChangePasswordResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserChangePassword: request})
 }
 
 // UserGrantRole implements etcdserverpb.AuthServer.
 func (s *authService) UserGrantRole(ctx context.Context, r *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error) {
-	return write[*pb.AuthUserGrantRoleResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserGrantRole: r})
+	return write[*pb.AuthUserGrantRoleResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserGrantRole: r})
 }
 
 // UserRevokeRole implements etcdserverpb.AuthServer.
 func (s *authService) UserRevokeRole(ctx context.Context, r *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error) {
-	return write[*pb.AuthUserRevokeRoleResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthUserRevokeRole: r})
+	return write[*pb.AuthUserRevokeRoleResponse](ctx, s.api, &pb.InternalRaftRequest{AuthUserRevokeRole: r})
 }
 
 // RoleAdd implements etcdserverpb.AuthServer.
 func (s *authService) RoleAdd(ctx context.Context, r *pb.AuthRoleAddRequest) (*pb.AuthRoleAddResponse, error) {
-	return write[*pb.AuthRoleAddResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthRoleAdd: r})
+	return write[*pb.AuthRoleAddResponse](ctx, s.api, &pb.InternalRaftRequest{AuthRoleAdd: r})
 }
 
 // RoleGet implements etcdserverpb.AuthServer.
 func (s *authService) RoleGet(ctx context.Context, r *pb.AuthRoleGetRequest) (*pb.AuthRoleGetResponse, error) {
-	return write[*pb.AuthRoleGetResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthRoleGet: r})
+	return write[*pb.AuthRoleGetResponse](ctx, s.api, &pb.InternalRaftRequest{AuthRoleGet: r})
 }
 
 // RoleList implements etcdserverpb.AuthServer.
 func (s *authService) RoleList(ctx context.Context, r *pb.AuthRoleListRequest) (*pb.AuthRoleListResponse, error) {
-	return write[*pb.AuthRoleListResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthRoleList: r})
+	return write[*pb.AuthRoleListResponse](ctx, s.api, &pb.InternalRaftRequest{AuthRoleList: r})
 }
 
 // RoleDelete implements etcdserverpb.AuthServer.
 func (s *authService) RoleDelete(ctx context.Context, r *pb.AuthRoleDeleteRequest) (*pb.AuthRoleDeleteResponse, error) {
-	return write[*pb.AuthRoleDeleteResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthRoleDelete: r})
+	return write[*pb.AuthRoleDeleteResponse](ctx, s.api, &pb.InternalRaftRequest{AuthRoleDelete: r})
 }
 
 // RoleGrantPermission implements etcdserverpb.AuthServer.
 func (s *authService) RoleGrantPermission(ctx context.Context, r *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
-	return write[*pb.AuthRoleGrantPermissionResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthRoleGrantPermission: r})
+	return write[*pb.AuthRoleGrantPermissionResponse](ctx, s.api, &pb.InternalRaftRequest{AuthRoleGrantPermission: r})
 }
 
 // RoleRevokePermission implements etcdserverpb.AuthServer.
 func (s *authService) RoleRevokePermission(ctx context.Context, r *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
-	return write[*pb.AuthRoleRevokePermissionResponse](ctx, s.api, r, &pb.InternalRaftRequest{AuthRoleRevokePermission: r})
+	return write[*pb.AuthRoleRevokePermissionResponse](ctx, s.api, &pb.InternalRaftRequest{AuthRoleRevokePermission: r})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 
 	"muster/kvserver/machine"
@@ -48,7 +47,7 @@ func (s *kvService) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse,
 	if err := machine.CheckPut(r); err != nil {
 		return nil, wireError(err)
 	}
-	return write[*pb.PutResponse](ctx, s.api, r, &pb.InternalRaftRequest{Put: r})
+	return write[*pb.PutResponse](ctx, s.api, &pb.InternalRaftRequest{Put: r})
 }
 
 // DeleteRange implements etcdserverpb.KVServer.
@@ -56,7 +55,7 @@ func (s *kvService) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (
 	if err := machine.CheckDeleteRange(r); err != nil {
 		return nil, wireError(err)
 	}
-	return write[*pb.DeleteRangeResponse](ctx, s.api, r, &pb.InternalRaftRequest{DeleteRange: r})
+	return write[*pb.DeleteRangeResponse](ctx, s.api, &pb.InternalRaftRequest{DeleteRange: r})
 }
 
 // Txn implements etcdserverpb.KVServer. A transaction that cannot write does
@@ -69,7 +68,7 @@ func (s *kvService) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse,
 		return nil, wireError(err)
 	}
 	if !machine.TxnIsReadOnly(r) {
-		return write[*pb.TxnResponse](ctx, s.api, r, &pb.InternalRaftRequest{Txn: r})
+		return write[*pb.TxnResponse](ctx, s.api, &pb.InternalRaftRequest{Txn: r})
 	}
 	if err := s.awaitRead(ctx, machine.TxnIsSerializable(r)); err != nil {
 		return nil, wireError(err)
@@ -91,7 +90,7 @@ func (s *kvService) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse,
 // Compact implements etcdserverpb.KVServer. With physical set it answers once
 // this member has removed the history.
 func (s *kvService) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	response, err := write[*pb.CompactionResponse](ctx, s.api, r, &pb.InternalRaftRequest{Compaction: r})
+	response, err := write[*pb.CompactionResponse](ctx, s.api, &pb.InternalRaftRequest{Compaction: r})
 	if err != nil || !r.GetPhysical() {
 		return response, err
 	}
@@ -124,12 +123,9 @@ type headed interface {
 	GetHeader() *pb.ResponseHeader
 }
 
-// write replicates a request that its client sent as original.
-func write[R headed](ctx context.Context, a *api, original proto.Message, request *pb.InternalRaftRequest) (R, error) {
+// write replicates a request.
+func write[R headed](ctx context.Context, a *api, request *pb.InternalRaftRequest) (R, error) {
 	var none R
-	if proto.Size(original) > a.limits.MaxRequestBytes {
-		return none, rpctypes.ErrGRPCRequestTooLarge
-	}
 	applied, err := a.propose(ctx, request)
 	if err != nil {
 		return none, wireError(err)

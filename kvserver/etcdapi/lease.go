@@ -37,12 +37,12 @@ func (s *leaseService) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) 
 	for granted.ID == 0 {
 		granted.ID = int64(s.replica.NextID() & math.MaxInt64) //nolint:gosec // made positive
 	}
-	return write[*pb.LeaseGrantResponse](ctx, s.api, r, &pb.InternalRaftRequest{LeaseGrant: granted})
+	return write[*pb.LeaseGrantResponse](ctx, s.api, &pb.InternalRaftRequest{LeaseGrant: granted})
 }
 
 // LeaseRevoke implements etcdserverpb.LeaseServer.
 func (s *leaseService) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	return write[*pb.LeaseRevokeResponse](ctx, s.api, r, &pb.InternalRaftRequest{LeaseRevoke: r})
+	return write[*pb.LeaseRevokeResponse](ctx, s.api, &pb.InternalRaftRequest{LeaseRevoke: r})
 }
 
 // LeaseTimeToLive implements etcdserverpb.LeaseServer. A lease that does not

@@ -59,7 +59,7 @@ func (s *maintenanceService) isLearner() bool {
 
 // Alarm implements etcdserverpb.MaintenanceServer.
 func (s *maintenanceService) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	return write[*pb.AlarmResponse](ctx, s.api, r, &pb.InternalRaftRequest{Alarm: r})
+	return write[*pb.AlarmResponse](ctx, s.api, &pb.InternalRaftRequest{Alarm: r})
 }
 
 // HashKV implements etcdserverpb.MaintenanceServer.

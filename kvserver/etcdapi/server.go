@@ -5,15 +5,18 @@ package etcdapi
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
 
 	"muster/kvserver/etcdsnap"
 	"muster/kvserver/machine"
@@ -175,6 +178,9 @@ func (a *api) awaitRead(ctx context.Context, serializable bool) error {
 	}
 }
 
+// idSize is what the ID that the replica adds to a request takes at most.
+const idSize = 1 + binary.MaxVarintLen64
+
 // propose replicates a request and returns its response. The header says who
 // asks, except for somebody who is about to say so.
 func (a *api) propose(ctx context.Context, request *pb.InternalRaftRequest) (any, error) {
@@ -186,6 +192,10 @@ func (a *api) propose(ctx context.Context, request *pb.InternalRaftRequest) (any
 			return nil, err
 		}
 		request.Header = &pb.RequestHeader{Username: who.User, AuthRevision: who.Revision}
+	}
+	// As in etcd what counts is what goes into the log.
+	if proto.Size(request)+idSize > a.limits.MaxRequestBytes {
+		return nil, rpctypes.ErrGRPCRequestTooLarge
 	}
 	outcome, err := a.replica.Propose(ctx, request)
 	if err == nil {
