@@ -26,7 +26,6 @@ var differing = map[protoreflect.FullName]string{
 	"etcdserverpb.StatusResponse.raftIndex":        "what takes an entry of the log is the implementation's",
 	"etcdserverpb.StatusResponse.raftAppliedIndex": "what takes an entry of the log is the implementation's",
 	"etcdserverpb.StatusResponse.dbSize":           "different stores",
-	"etcdserverpb.StatusResponse.dbSizeQuota":      "not known here yet",
 	"etcdserverpb.StatusResponse.dbSizeInUse":      "different stores",
 	"etcdserverpb.AuthenticateResponse.token":      "secret, and random",
 	"etcdserverpb.HashResponse.hash":               "of the whole store: raft's progress and the members are in it",
@@ -75,9 +74,7 @@ func clearDiffering(m protoreflect.Message, set map[protoreflect.FullName]int) {
 	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		switch {
 		case differing[field.FullName()] != "":
-			if field.Name() != "dbSizeQuota" {
-				set[field.FullName()]++
-			}
+			set[field.FullName()]++
 			m.Clear(field)
 		case field.Message() == nil || field.IsMap():
 		case field.IsList():
