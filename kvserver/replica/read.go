@@ -12,6 +12,14 @@ import (
 	"muster/kvserver/replica/peerpb"
 )
 
+// While at least busyRound reads share a round, rounds begin roundGap apart at
+// least: a round costs every member a few messages, however many share it, and
+// so many readers wait for each other much longer than that.
+const (
+	busyRound = 16
+	roundGap  = time.Millisecond
+)
+
 // readRequest is one caller, or one other member, waiting for a read index.
 type readRequest struct {
 	origin uint64
@@ -104,9 +112,27 @@ func (r *reader) run(ctx context.Context) {
 		round := r.waiting
 		r.waiting = nil
 		r.mu.Unlock()
-		if len(round) > 0 {
-			r.serve(ctx, round)
+		if len(round) == 0 {
+			continue
 		}
+		begun := time.Now()
+		r.serve(ctx, round)
+		if len(round) >= busyRound {
+			pause(ctx, roundGap-time.Since(begun))
+		}
+	}
+}
+
+// pause waits, though not longer than ctx.
+func pause(ctx context.Context, wait time.Duration) {
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
