@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -169,7 +170,7 @@ func (l *Loader) Finish(compacted int64) error {
 		return err
 	}
 	l.store.head.Store(&head)
-	return l.Discard()
+	return errors.Join(l.Discard(), l.store.recount(false))
 }
 
 // Discard releases the loader. Without Finish the store is of no use.

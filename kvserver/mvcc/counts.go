@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 const (
@@ -64,18 +66,46 @@ func (c *countCache) remember(k counted) {
 	c.known = slices.Insert(c.known, 0, k)
 }
 
+// knownCounts is what is known before a count begins, the most helpful first.
+type knownCounts []counted
+
+// countsFor finds what helps to count the interval of a request; nil when it
+// need not be counted apart.
+func (s *Store) countsFor(r *pb.RangeRequest) (known knownCounts) {
+	if len(r.RangeEnd) == 0 || r.Limit <= 0 && !r.CountOnly {
+		return nil
+	}
+	if k, ok := s.counts.find(r.Key, r.RangeEnd); ok {
+		known = append(known, k)
+	}
+	if k, ok := s.tally.inside(r.Key, r.RangeEnd); ok {
+		known = append(known, k)
+	}
+	return known
+}
+
 // countFrom counts the keys in [start, end) at rev, which must be readable,
 // from what is known. It gives up when there is nothing, or when going from
 // there takes about as long as counting.
+func (v View) countFrom(ctx context.Context, known knownCounts, start, end []byte, rev int64) (c counted, ok bool, err error) {
+	for _, k := range known {
+		// What was counted by somebody who saw more than this view is of no use.
+		if k.rev < v.head.Compacted || k.rev > v.head.Current {
+			continue
+		}
+		if c, ok, err = v.countOver(ctx, k, start, end, rev); err != nil || ok {
+			return c, ok, err
+		}
+	}
+	return counted{}, false, nil
+}
+
+// countOver goes from the count k to that of [start, end) at rev. Its interval
+// begins before start and ends with end, or it lies inside.
 //
 // Between two revisions that are not compacted, the history has every creation
 // and every deletion, which is all it takes to get from one count to another.
-func (v View) countFrom(ctx context.Context, counts *countCache, start, end []byte, rev int64) (c counted, ok bool, err error) {
-	k, ok := counts.find(start, end)
-	// What was counted by somebody who saw more than this view is of no use.
-	if !ok || k.rev < v.head.Compacted || k.rev > v.head.Current {
-		return counted{}, false, nil
-	}
+func (v View) countOver(ctx context.Context, k counted, start, end []byte, rev int64) (c counted, ok bool, err error) {
 	most := min(countStepsMost, k.count/2)
 	c = counted{start: start, end: end, rev: rev, count: k.count}
 	if rev != k.rev {
@@ -89,16 +119,29 @@ func (v View) countFrom(ctx context.Context, counts *countCache, start, end []by
 		}
 		c.count += sign * grown
 	}
-	if !bytes.Equal(k.start, start) {
-		err := v.scan(ctx, k.start, start, rev, func([]byte) (bool, error) {
-			c.count--
+	type edge struct {
+		start, end []byte
+		by         int64
+	}
+	var edges []edge
+	switch order := bytes.Compare(k.start, start); {
+	case order < 0:
+		edges, c.page = append(edges, edge{k.start, start, -1}), true
+	case order > 0:
+		edges = append(edges, edge{start, k.start, +1})
+	}
+	if !bytes.Equal(k.end, end) {
+		edges = append(edges, edge{k.end, end, +1})
+	}
+	for _, edge := range edges {
+		err := v.scan(ctx, edge.start, edge.end, rev, func([]byte) (bool, error) {
+			c.count += edge.by
 			most--
 			return most >= 0, nil
 		})
 		if err != nil || most < 0 {
 			return counted{}, false, err
 		}
-		c.page = true
 	}
 	return c, true, nil
 }

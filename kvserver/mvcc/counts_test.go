@@ -14,6 +14,7 @@ import (
 func TestCountsLikeCounting(t *testing.T) {
 	g := newGenerator(t)
 	s := openStore(t, vfs.NewMem())
+	smallTally(s)
 	defer closeStore(t, s)
 	ctx := context.Background()
 	key := func() []byte { return fmt.Appendf(nil, "%c-%03d", 'a'+rune(g.IntN(3)), g.IntN(300)) }
@@ -67,7 +68,7 @@ func TestCountsLikeCounting(t *testing.T) {
 		if rev == 0 {
 			rev = head.Current
 		}
-		if _, ok, err := view.countFrom(ctx, &s.counts, r.Key, r.RangeEnd, rev); err != nil {
+		if _, ok, err := view.countFrom(ctx, s.countsFor(r), r.Key, r.RangeEnd, rev); err != nil {
 			t.Fatal(err)
 		} else if ok {
 			helped++

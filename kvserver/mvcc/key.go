@@ -13,6 +13,7 @@ const (
 	versionPrefix = 'k' // 'k' escaped(user key) 0x00 0x01 ^main ^sub -> KeyValue, or nothing for a tombstone
 	historyPrefix = 'r' // 'r' main sub -> kind, user key
 	metaPrefix    = 'm' // 'm' name -> see meta.go
+	tallyPrefix   = 't' // 't' first user key of an interval -> how many keys exist in it, see tally.go
 )
 
 const (

@@ -39,9 +39,9 @@ func (v View) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse,
 	return resp, err
 }
 
-// rangeCounted is Range with the help of counts, unless they are nil. It
-// returns what was counted, too, for the caller to remember.
-func (v View) rangeCounted(ctx context.Context, r *pb.RangeRequest, counts *countCache) (*pb.RangeResponse, counted, error) {
+// rangeCounted is Range with the help of what is known. It returns what was
+// counted, too, for the caller to remember.
+func (v View) rangeCounted(ctx context.Context, r *pb.RangeRequest, counts knownCounts) (*pb.RangeResponse, counted, error) {
 	rev, err := v.resolve(r.Revision)
 	if err != nil {
 		return nil, counted{}, err

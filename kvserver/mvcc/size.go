@@ -76,7 +76,7 @@ func countBytes(r pebble.Reader) (total int64, err error) {
 	}
 	defer func() { err = closeIter(it, err) }()
 	for valid := it.First(); valid; valid = it.Next() {
-		if it.Key()[0] == metaPrefix {
+		if first := it.Key()[0]; first == metaPrefix || first == tallyPrefix {
 			continue
 		}
 		value := it.LazyValue()

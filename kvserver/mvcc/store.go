@@ -50,6 +50,7 @@ type Store struct {
 	scrub scrubState
 
 	counts countCache
+	tally  tally
 
 	compactions      compactions
 	written, removed atomic.Int64 // bytes; see InUse
@@ -80,8 +81,9 @@ func Open(dir string, opts Options) (*Store, error) {
 		reads:  db,
 		rows:   newRowCache(opts.RowCacheBytes),
 		counts: countCache{worth: countsWorth},
+		tally:  tally{split: tallySplit, merge: tallyMerge},
 	}
-	if err := s.load(opts.MustExist || opts.ReadOnly); err != nil {
+	if err := s.load(opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store in %s: %w", dir, err), db.Close())
 	}
 	return s, nil
@@ -112,13 +114,13 @@ func pebbleOptions(opts Options) *pebble.Options {
 }
 
 // load checks the format and reads where the store stands.
-func (s *Store) load(mustExist bool) error {
+func (s *Store) load(opts Options) error {
 	format, err := readMeta(s.db, metaFormat, 4)
 	if err != nil {
 		return err
 	}
 	if format == nil {
-		if err := s.create(mustExist); err != nil {
+		if err := s.create(opts.MustExist || opts.ReadOnly); err != nil {
 			return err
 		}
 	} else if v := binary.BigEndian.Uint32(format); v != formatVersion {
@@ -132,7 +134,10 @@ func (s *Store) load(mustExist bool) error {
 	if s.scrub, err = readScrubState(s.db); err != nil {
 		return err
 	}
-	return s.loadSize()
+	if err := s.loadSize(); err != nil {
+		return err
+	}
+	return s.loadTally(opts.ReadOnly)
 }
 
 func (s *Store) create(mustExist bool) (err error) {
@@ -153,11 +158,14 @@ func (s *Store) create(mustExist bool) (err error) {
 	if err := s.db.Set(metaKey(metaWritten), binary.BigEndian.AppendUint64(nil, 0), pebble.NoSync); err != nil {
 		return fmt.Errorf("write how many bytes are in use: %w", err)
 	}
+	if err := s.db.Set(tallyKey(lowestKey), binary.AppendVarint(nil, 0), pebble.NoSync); err != nil {
+		return fmt.Errorf("write a count of keys: %w", err)
+	}
 	return s.Flush()
 }
 
 // DB gives access to the Pebble below, where the owner of the store keeps
-// state of its own. First bytes 'k', 'm' and 'r' of keys belong to this
+// state of its own. First bytes 'k', 'm', 'r' and 't' of keys belong to this
 // package.
 func (s *Store) DB() *pebble.DB { return s.db }
 
@@ -168,8 +176,9 @@ func (s *Store) Head() Head { return *s.head.Load() }
 // ErrCompacted, ErrFutureRev, the context's, and failures of the store.
 func (s *Store) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	for {
+		counts := s.countsFor(r) // of a moment that the head is not before
 		head := s.Head()
-		resp, count, err := View{reader: s.reads, head: head}.rangeCounted(ctx, r, &s.counts)
+		resp, count, err := View{reader: s.reads, head: head}.rangeCounted(ctx, r, counts)
 		if s.Head().Compacted == head.Compacted {
 			if err == nil {
 				s.counts.remember(count)
@@ -197,9 +206,14 @@ func (s *Store) Pin() *PinnedView {
 }
 
 // Commit makes everything w has written visible in one step, and releases w.
-// After an error nothing is visible.
+// After an error the store must be closed; what is visible then is all of it
+// or nothing.
 func (s *Store) Commit(w *Writer) error {
 	head, err := w.finish()
+	if err != nil {
+		return errors.Join(err, w.Discard())
+	}
+	grown, err := s.tally.prepare(w.batch, w.grown)
 	if err != nil {
 		return errors.Join(err, w.Discard())
 	}
@@ -210,10 +224,11 @@ func (s *Store) Commit(w *Writer) error {
 	// First, so that scrubbing does not overtake the hash.
 	s.compactions.add(w.compacted)
 	s.head.Store(&head)
+	s.tally.advance(grown, head.Current)
 	for key, raw := range w.written {
 		s.rows.set(key, raw)
 	}
-	return w.Discard()
+	return errors.Join(w.Discard(), s.balance(grown))
 }
 
 // Flush returns once everything committed before the call survives a crash.

@@ -30,6 +30,7 @@ type Writer struct {
 	// written has the newest version of every key changed here, so that the
 	// next change of the key need not seek. The values lie in the batch.
 	written map[string][]byte
+	grown   []growth // keys that came and went
 
 	record  *recorder   // nil unless Record was called
 	onLease LeaseChange // nil unless OnLease was called
@@ -238,7 +239,14 @@ func (w *Writer) write(rev Revision, kind byte, record Record) error {
 	if kind != kindTombstone {
 		record.append(op.Value[:0])
 	}
-	w.written[string(record.Key)] = op.Value
+	name := string(record.Key)
+	w.written[name] = op.Value
+	switch kind {
+	case kindCreate:
+		w.grown = append(w.grown, growth{name, +1})
+	case kindTombstone:
+		w.grown = append(w.grown, growth{name, -1})
+	}
 	w.bytes += versionSize(record.Key, size)
 	if err := op.Finish(); err != nil {
 		return fmt.Errorf("write a version: %w", err)
