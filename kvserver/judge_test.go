@@ -3,12 +3,9 @@ package kvserver
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -305,54 +302,3 @@ func answer(t *testing.T, s side, c call) (text string, set map[string]bool) {
 }
 
 var blanks = regexp.MustCompile(` +`)
-
-// The plain HTTP paths answer with etcd's own status, headers and body.
-func TestHTTPAnswersAreEtcds(t *testing.T) {
-	etcd, ours := bothSides(t)
-	ask := func(s side, method, path string) string {
-		request, err := http.NewRequestWithContext(t.Context(), method, s.url+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// etcd's checks run in the random order of a map.
-		lines := strings.SplitAfter(string(body), "\n")
-		if strings.HasPrefix(path, "/readyz") {
-			body = []byte(sorted(lines))
-		}
-		return fmt.Sprintf("%s\nAllow: %s\nContent-Type: %s\nX-Content-Type-Options: %s\n\n%s", response.Status,
-			response.Header.Get("Allow"), response.Header.Get("Content-Type"), response.Header.Get("X-Content-Type-Options"), body)
-	}
-	for _, path := range []string{
-		"/health", "/health?serializable=true", "/health?exclude=NOSPACE", "/health?exclude=", "/health?verbose",
-		"/livez", "/livez?verbose", "/livez?exclude=serializable_read&verbose", "/livez/serializable_read", "/livez/serializable_read?verbose", "/livez/linearizable_read",
-		"/readyz", "/readyz?verbose", "/readyz?verbose&exclude=non_learner&exclude=nothing", "/readyz/data_corruption?verbose", "/readyz/serializable_read?verbose",
-		"/readyz/linearizable_read?verbose", "/readyz/non_learner?verbose", "/readyz/nothing", "/version", "/nothing", "/",
-	} {
-		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodHead} {
-			t.Run(method+" "+path, func(t *testing.T) {
-				if diff := cmp.Diff(ask(etcd, method, path), ask(ours, method, path)); diff != "" {
-					t.Errorf("the answer differs (-etcd +ours):\n%s", diff)
-				}
-			})
-		}
-	}
-	for _, s := range []side{etcd, ours} {
-		if got := ask(s, http.MethodGet, "/metrics"); !strings.Contains(got, "\netcd_server_has_leader 1\n") {
-			t.Errorf("%s/metrics does not say that there is a leader", s.url)
-		}
-	}
-}
-
-func sorted(lines []string) string {
-	slices.Sort(lines)
-	return strings.Join(lines, "")
-}
