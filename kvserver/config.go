@@ -98,7 +98,9 @@ type Config struct {
 	CORS          []string
 	HostWhitelist []string
 	// EnablePprof serves profiles of the process below /debug/pprof/.
-	EnablePprof bool
+	// ExtensiveMetrics adds histograms of how long calls take.
+	ExtensiveMetrics bool
+	EnablePprof      bool
 
 	Logger *slog.Logger
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -38,7 +39,8 @@ type Server struct {
 	grpc    *grpc.Server
 	gateway *gateway.Gateway // nil if it is off
 	clients []*clientport.Port
-	metrics []*http.Server
+	probes  []*http.Server
+	metrics *memberMetrics
 	failed  chan error
 	serving sync.WaitGroup
 	stop    context.CancelFunc // ends what Close does not end otherwise
@@ -65,6 +67,8 @@ func Start(config Config) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{config: config, failed: make(chan error, 1), stop: stop}
+	s.metrics = newMetrics(config)
+	replicaConfig.Metrics = s.metrics.replica
 	var leases *lease.Service
 	replicaConfig.PeerServices = append(replicaConfig.PeerServices, func(registrar grpc.ServiceRegistrar) {
 		leases = lease.NewService(registrar)
@@ -90,7 +94,7 @@ func Start(config Config) (*Server, error) {
 func (s *Server) keepLeases(ctx context.Context, leases *lease.Service) error {
 	keeper, err := lease.NewKeeper(lease.Config{
 		Replica: s.replica, Leases: s.replica.Machine().Leases(),
-		Extension: s.config.ElectionTimeout, Logger: s.config.Logger,
+		Extension: s.config.ElectionTimeout, Metrics: s.metrics.leases, Logger: s.config.Logger,
 	})
 	if err != nil {
 		return fmt.Errorf("read the leases: %w", err)
@@ -112,11 +116,13 @@ func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 		Replica: s.replica, Store: store, Leases: s.keeper, Watches: s.watches,
 		Exporter: etcdsnap.NewExporter(s.config.DataDir),
 		Limits:   s.config.limits(), Access: access, Credentials: clientport.Credentials(),
+		Metrics: s.metrics.rpc,
 	})
+	s.registerState()
 	web := httpapi.Config{
 		Replica: s.replica, Store: store, Learner: s.learner,
 		Timeout:  s.config.requestTimeout(),
-		Gatherer: httpapi.NewRegistry(s.replica, store, store.Space()), Logger: s.config.Logger,
+		Gatherer: s.metrics.registry, Health: s.metrics.health, Logger: s.config.Logger,
 		Profiles: s.config.EnablePprof, Admission: s.admission(),
 	}
 	if s.config.EnableGRPCGateway {
@@ -185,8 +191,11 @@ func (s *Server) listenMetrics(raw string, clientTLS *tls.Config, handler http.H
 	if strings.HasPrefix(raw, "https:") {
 		listener = tls.NewListener(listener, clientTLS)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	s.metrics = append(s.metrics, server)
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
+	}
+	s.probes = append(s.probes, server)
 	s.serve("metrics", func() error { return server.Serve(listener) })
 	return nil
 }
@@ -253,7 +262,7 @@ func (s *Server) Close() error {
 	for _, port := range s.clients {
 		errs = append(errs, port.Close(ctx))
 	}
-	for _, server := range s.metrics {
+	for _, server := range s.probes {
 		errs = append(errs, server.Close())
 	}
 	if s.grpc != nil {

@@ -45,6 +45,7 @@ func TestMadeCertificates(t *testing.T) {
 		if _, err := pb.NewKVClient(client.conn).Put(client.ctx(), &pb.PutRequest{Key: []byte("k")}); err != nil {
 			t.Error(err)
 		}
+		checkPeerMetrics(t, server)
 	}
 	if len(certs) != 2 || certs[0].Equal(certs[1]) || certs[0].VerifyHostname(loopback.Host()) != nil {
 		t.Errorf("the certificates are %v", certs)

@@ -182,7 +182,7 @@ func (o *options) authRows() []row {
 func (o *options) monitoringRows() []row {
 	return []row{
 		{name: "enable-pprof", value: boolean{&o.config.EnablePprof}, usage: "Serve profiles at /debug/pprof/ of the client port."},
-		{name: "metrics", value: choice{new("basic"), []string{"basic", "extensive"}}, usage: "extensive adds histograms of how long requests take.", noEffect: "there are no such histograms"},
+		{name: "metrics", value: metricsLevel{&o.config.ExtensiveMetrics}, usage: "basic, or extensive, which adds histograms of how long requests take."},
 		{name: "listen-metrics-urls", value: urls{&o.config.ListenMetricsURLs}, usage: "URLs that serve health and metrics only; https ones with the client port's certificate."},
 	}
 }

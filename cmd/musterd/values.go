@@ -227,3 +227,22 @@ type unread struct{}
 func (unread) String() string   { return "" }
 func (unread) IsBoolFlag() bool { return true }
 func (unread) Set(string) error { return nil }
+
+// metricsLevel is basic, or extensive for true.
+type metricsLevel struct{ to *bool }
+
+func (v metricsLevel) String() string {
+	if *v.to {
+		return "extensive"
+	}
+	return "basic"
+}
+
+func (v metricsLevel) Set(given string) error {
+	var level string
+	if err := (choice{&level, []string{"basic", "extensive"}}).Set(given); err != nil {
+		return err
+	}
+	*v.to = level == "extensive"
+	return nil
+}

@@ -21,6 +21,7 @@ import (
 	"muster/kvserver/etcdsnap"
 	"muster/kvserver/machine"
 	"muster/kvserver/machine/auth"
+	"muster/kvserver/metrics"
 	"muster/kvserver/mvcc"
 	"muster/kvserver/replica"
 	"muster/kvserver/watch"
@@ -100,6 +101,8 @@ type Config struct {
 	Access   Access
 	// Credentials tell what the listener's TLS has shown, which is done already.
 	Credentials credentials.TransportCredentials
+	// Metrics is what is counted.
+	Metrics *metrics.RPC
 }
 
 // NewServer returns a gRPC server with every service registered. Clients that
@@ -107,7 +110,7 @@ type Config struct {
 // when the member stops.
 func NewServer(ctx context.Context, c Config) *grpc.Server {
 	a, limits := &api{c.Replica, c.Store, c.Limits, c.Access}, c.Limits
-	server := grpc.NewServer(
+	server := grpc.NewServer(append(c.Metrics.Options(),
 		grpc.Creds(c.Credentials),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
 		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
@@ -115,7 +118,7 @@ func NewServer(ctx context.Context, c Config) *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
 		grpc.ChainUnaryInterceptor(a.requireLeader, a.guardUnary),
 		grpc.ChainStreamInterceptor(newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
-	)
+	)...)
 	kv, leases, watches := &kvService{api: a}, &leaseService{api: a, keeper: c.Leases}, &watchService{api: a, watches: c.Watches}
 	pb.RegisterKVServer(server, kv)
 	pb.RegisterClusterServer(server, &clusterService{api: a})
@@ -125,6 +128,7 @@ func NewServer(ctx context.Context, c Config) *grpc.Server {
 	pb.RegisterAuthServer(server, &authService{api: a})
 	registerConcurrency(ctx, server, kv, leases, watches)
 	healthpb.RegisterHealthServer(server, newHealth(ctx, c.Replica.Ready()))
+	c.Metrics.Know(server)
 	return server
 }
 

@@ -17,6 +17,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/version"
 
+	"muster/kvserver/metrics"
 	"muster/kvserver/replica"
 )
 
@@ -43,6 +44,7 @@ type Config struct {
 	// Timeout bounds one check.
 	Timeout  time.Duration
 	Gatherer prometheus.Gatherer
+	Health   *metrics.Health
 	// Gateway answers below /v3/; nil if nothing does.
 	Gateway http.Handler
 	// Profiles adds /debug/pprof/.
@@ -125,6 +127,11 @@ type check struct {
 func (c *checks) health(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	reason := c.sick(r.Context(), query["exclude"], query.Get("serializable") == "true")
+	if reason == "" {
+		c.Health.Successes.Inc()
+	} else {
+		c.Health.Failures.Inc()
+	}
 	body, err := json.Marshal(struct {
 		Health string `json:"health"`
 		Reason string `json:"reason"`
@@ -168,6 +175,7 @@ func (c *checks) sick(ctx context.Context, excluded []string, serializable bool)
 
 // install serves all checks at root and each one below it.
 func (c *checks) install(mux *http.ServeMux, root string, all []check) {
+	kind := strings.TrimPrefix(root, "/")
 	mux.HandleFunc(root, getOnly(func(w http.ResponseWriter, r *http.Request) {
 		excluded := r.URL.Query()["exclude"]
 		var chosen []check
@@ -176,20 +184,22 @@ func (c *checks) install(mux *http.ServeMux, root string, all []check) {
 				chosen = append(chosen, each)
 			}
 		}
-		c.run(w, r, chosen)
+		c.run(w, r, kind, chosen)
 	}))
 	for _, each := range all {
 		mux.HandleFunc(root+"/"+each.name, getOnly(func(w http.ResponseWriter, r *http.Request) {
-			c.run(w, r, []check{each})
+			c.run(w, r, kind, []check{each})
 		}))
 	}
 }
 
-func (c *checks) run(w http.ResponseWriter, r *http.Request, chosen []check) {
+func (c *checks) run(w http.ResponseWriter, r *http.Request, kind string, chosen []check) {
 	var report strings.Builder
 	failed := false
 	for _, each := range chosen {
-		if err := each.run(r.Context()); err != nil {
+		err := each.run(r.Context())
+		c.Health.Checked(kind, each.name, err)
+		if err != nil {
 			failed = true
 			fmt.Fprintf(&report, "[-]%s failed: %v\n", each.name, err)
 			continue

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"muster/kvserver/machine"
+	"muster/kvserver/metrics"
 	"muster/kvserver/replica"
 )
 
@@ -75,7 +76,9 @@ type Config struct {
 	Leases  Leases
 	// Extension is what a new leader adds to every lease: an election timeout.
 	Extension time.Duration
-	Logger    *slog.Logger
+	// Metrics is what is counted; nil counts for nobody.
+	Metrics *metrics.Leases
+	Logger  *slog.Logger
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -100,6 +103,9 @@ type timed struct {
 func NewKeeper(config Config) (*Keeper, error) {
 	if config.Now == nil {
 		config.Now = time.Now
+	}
+	if config.Metrics == nil {
+		config.Metrics = metrics.NewLeases(nil)
 	}
 	k := &Keeper{config: config, leases: map[int64]*timed{}}
 	return k, k.load()
@@ -140,10 +146,13 @@ func (k *Keeper) observe(changes []machine.LeaseChange) {
 		switch {
 		case change.Gone:
 			delete(k.leases, change.ID)
+			k.config.Metrics.Revoked.Inc()
 		case known:
 			lease.Lease = change.Lease
 		default:
 			k.startLocked(change.Lease, 0)
+			k.config.Metrics.Granted.Inc()
+			k.config.Metrics.TTL.Observe(float64(change.TTL))
 		}
 	}
 }
@@ -233,6 +242,9 @@ func (k *Keeper) check(ctx context.Context, term uint64) error {
 			if err == nil {
 				err = outcome.Err
 			}
+			if err == nil {
+				k.config.Metrics.Expired.Inc()
+			}
 			if err != nil && !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
 				k.config.Logger.Info("could not revoke an expired lease; trying again", "lease", id, "error", err)
 			}
@@ -281,6 +293,7 @@ func (k *Keeper) renewHere(ctx context.Context, id int64) (machine.Lease, error)
 	lease.expiry = now.Add(seconds(renewed.TTL))
 	lease.checkpointed = now
 	k.mu.Unlock()
+	k.config.Metrics.Renewed.Inc()
 	if renewed.Remaining > 0 {
 		// Or the next leader would take the old checkpoint for what is left.
 		request := &pb.LeaseCheckpointRequest{Checkpoints: []*pb.LeaseCheckpoint{{ID: id}}}

@@ -84,6 +84,9 @@ func (m *Machine) Apply(entries []Entry, wanted func(id uint64) bool) ([]Outcome
 	if m.leaseObserver != nil && len(s.leases.changes) > 0 {
 		m.leaseObserver(s.leases.changes)
 	}
+	m.operations.Puts.Add(s.puts)
+	m.operations.Deletes.Add(s.deletes)
+	m.operations.Txns.Add(s.txns)
 	return s.outcomes, nil
 }
 
@@ -95,7 +98,11 @@ type step struct {
 	outcomes []Outcome
 	leases   leaseWriter
 	tokens   []TokenChange
+	counted
 }
+
+// counted are the operations of a step.
+type counted struct{ puts, deletes, txns int64 }
 
 func newStep(w *mvcc.Writer, current state, wanted func(id uint64) bool) *step {
 	s := &step{w: w, state: current, wanted: wanted, leases: leaseWriter{batch: w.Batch(), charge: w.Charge}}
@@ -184,7 +191,7 @@ func (s *step) dispatch(r *pb.InternalRaftRequest, want bool) (proto.Message, er
 
 func (s *step) keyRequest(r *pb.InternalRaftRequest, who auth.Identity, want bool) (proto.Message, error) {
 	ctx := context.Background()
-	t := txnWriter{w: s.w, leases: s.leases.table(), want: want}
+	t := txnWriter{w: s.w, leases: s.leases.table(), want: want, counted: &s.counted}
 	if err := s.admit(r.Put != nil || hasPut(r.Txn)); err != nil {
 		return nil, err
 	}
@@ -203,6 +210,7 @@ func (s *step) keyRequest(r *pb.InternalRaftRequest, who auth.Identity, want boo
 		if err := s.state.auth.Of(who).Txn(r.Txn, s.leases.table().keys); err != nil {
 			return nil, err
 		}
+		s.txns++
 		return t.txn(ctx, r.Txn)
 	default:
 		if err := s.w.Compact(r.Compaction.Revision); err != nil {

@@ -26,6 +26,8 @@ type Options struct {
 	// CacheBytes and MemTableBytes are as in mvcc.Options.
 	CacheBytes    int64
 	MemTableBytes uint64
+	// Operations is what is counted; nil counts for nobody.
+	Operations *Operations
 }
 
 // Machine is the state machine of one member, in one directory.
@@ -33,9 +35,10 @@ type Options struct {
 // All methods may be called at any time from any goroutine. Those that change
 // the state wait for each other; reads never wait for them.
 type Machine struct {
-	dir  *directory
-	log  *slog.Logger
-	opts mvcc.Options
+	dir        *directory
+	log        *slog.Logger
+	opts       mvcc.Options
+	operations *Operations
 
 	applying      sync.Mutex          // held by Apply, Install, SeedMembers and Close
 	closed        bool                // guarded by applying
@@ -50,8 +53,12 @@ type Machine struct {
 // Open opens the machine in dir, which it makes and locks against other
 // processes. It does not read the data.
 func Open(dir string, opts Options) (*Machine, error) {
+	if opts.Operations == nil {
+		opts.Operations = &Operations{}
+	}
 	m := &Machine{
-		log: opts.Logger,
+		operations: opts.Operations,
+		log:        opts.Logger,
 		opts: mvcc.Options{
 			Logger:        opts.Logger,
 			OnFatal:       opts.OnFatal,
@@ -153,6 +160,7 @@ func (m *Machine) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRespo
 		return nil, err
 	}
 	defer g.release()
+	m.operations.Ranges.Add(1)
 	return g.store.Range(ctx, r)
 }
 
@@ -165,6 +173,7 @@ func (m *Machine) ReadTxn(ctx context.Context, r *pb.TxnRequest) (resp *pb.TxnRe
 		return nil, err
 	}
 	defer g.release()
+	m.operations.Txns.Add(1)
 	view := g.store.Pin()
 	defer func() { err = errors.Join(err, view.Close()) }()
 	return readTxn(ctx, view.View, r)

@@ -152,6 +152,7 @@ type txnWriter struct {
 	// want tells whether somebody waits for the response; without, nothing is
 	// read that is not needed to write.
 	want bool
+	*counted
 }
 
 func (t txnWriter) put(ctx context.Context, p *pb.PutRequest) (*pb.PutResponse, error) {
@@ -173,6 +174,7 @@ func (t txnWriter) putOver(p *pb.PutRequest, previous *mvccpb.KeyValue) (*pb.Put
 	if err := t.w.Put(p.Key, value, lease); err != nil {
 		return nil, err
 	}
+	t.puts++
 	if !t.want {
 		return nil, nil
 	}
@@ -193,6 +195,7 @@ func (t txnWriter) deleteRange(ctx context.Context, d *pb.DeleteRangeRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	t.deletes += n
 	resp.Deleted = n
 	resp.Header = t.header()
 	return resp, nil

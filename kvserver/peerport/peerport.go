@@ -56,6 +56,9 @@ type Config struct {
 	// Authorize judges a verified client certificate; it is called only when
 	// the client presented one. Nil admits any that the CA signed.
 	Authorize func(*x509.Certificate) error
+	// Traffic returns what counts the bytes that go to and come from a member.
+	// Nil counts for nobody.
+	Traffic func(member uint64) (sent, received Counter)
 	// OpenTimeout bounds TLS and the opening line together, so that a stalled
 	// stranger holds a slot for a bounded time; 0 is 10 s.
 	OpenTimeout time.Duration
@@ -157,7 +160,7 @@ func (p *Port) Dial(ctx context.Context, protocol Protocol, address string, memb
 		_ = conn.Close()
 		return nil, fmt.Errorf("open %s to %s: %w", protocol, address, err)
 	}
-	return conn, nil
+	return p.counted(conn, member), nil
 }
 
 func (p *Port) open(ctx context.Context, conn net.Conn, line opening) error {
@@ -264,7 +267,7 @@ func (p *Port) handshake(raw net.Conn) (net.Conn, Protocol, error) {
 	if _, err := conn.Write([]byte(accepted + "\n")); err != nil {
 		return nil, "", err
 	}
-	return conn, line.protocol, conn.SetDeadline(time.Time{})
+	return p.counted(conn, line.from), line.protocol, conn.SetDeadline(time.Time{})
 }
 
 func (p *Port) admits(certificate *x509.Certificate, from net.Addr) error {

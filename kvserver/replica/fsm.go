@@ -3,10 +3,12 @@ package replica
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
 	"muster/kvserver/machine"
+	"muster/kvserver/metrics"
 )
 
 // fsm adapts the state machine to raft. raft calls it from one goroutine.
@@ -21,6 +23,7 @@ type fsm struct {
 	replace func()
 	fail    func(error)
 	failed  bool
+	metrics *metrics.Replica
 }
 
 // Apply implements raft.FSM; raft uses ApplyBatch.
@@ -42,11 +45,17 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			entries = append(entries, machine.Entry{Index: log.Index, Term: log.Term, Configuration: log.Data})
 		}
 	}
+	began := time.Now()
 	outcomes, err := f.machine.Apply(entries, f.waiters.wanted)
 	if err != nil {
 		f.failed = true
 		f.fail(fmt.Errorf("apply raft entries %d to %d: %w", logs[0].Index, logs[len(logs)-1].Index, err))
 		return responses
+	}
+	took := time.Since(began)
+	f.metrics.CommitSeconds.Observe(took.Seconds())
+	if took > metrics.SlowApply {
+		f.metrics.SlowApplies.Inc()
 	}
 	for _, entry := range entries {
 		if proposer, ok := machine.BatchProposer(entry.Payload); ok {
@@ -73,6 +82,8 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // a new instance takes over and reads the log anew.
 func (f *fsm) Restore(source io.ReadCloser) error {
 	defer source.Close()
+	f.metrics.SnapshotInstalls.Inc()
+	defer f.metrics.SnapshotInstalls.Dec()
 	if err := f.snapshots.restore(); err != nil {
 		return err
 	}

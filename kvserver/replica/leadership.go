@@ -10,6 +10,8 @@ import (
 // have led. It is safe for concurrent use.
 type leadership struct {
 	self uint64
+	// onNew, unless nil, is called for every new leader.
+	onNew func()
 
 	mu      sync.Mutex
 	leader  uint64 // 0: none known
@@ -30,6 +32,9 @@ func (l *leadership) set(leader uint64) {
 		return
 	}
 	l.leader = leader
+	if leader != 0 && l.onNew != nil {
+		l.onNew()
+	}
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

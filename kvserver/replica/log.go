@@ -29,6 +29,7 @@ type durableLog struct {
 	entries
 	failed  atomic.Bool
 	onFail  func(error)
+	onWrite func(bytes int, took time.Duration)
 	started atomic.Int64 // unix nanoseconds of the write under way, 0 when idle
 	written atomic.Uint64
 }
@@ -61,13 +62,17 @@ func (l *durableLog) StoreLogs(logs []*raft.Log) error {
 	for _, log := range logs {
 		size += len(log.Data)
 	}
-	l.started.Store(time.Now().UnixNano())
+	began := time.Now()
+	l.started.Store(began.UnixNano())
 	err := l.entries.StoreLogs(sealed(logs))
 	l.started.Store(0)
 	if err != nil {
 		return l.fail(fmt.Errorf("write %d raft log entries from index %d: %w", len(logs), logs[0].Index, err))
 	}
 	l.written.Add(uint64(size))
+	if l.onWrite != nil {
+		l.onWrite(size, time.Since(began))
+	}
 	return nil
 }
 
@@ -123,6 +128,19 @@ func (l *durableLog) stalled(now time.Time) time.Duration {
 
 // bytesWritten counts payload bytes since the log was opened.
 func (l *durableLog) bytesWritten() uint64 { return l.written.Load() }
+
+// length is how many entries are kept.
+func (l *durableLog) length() uint64 {
+	first, err := l.FirstIndex()
+	if err != nil || first == 0 {
+		return 0
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return 0
+	}
+	return last - first + 1
+}
 
 // fit makes the log continue the snapshot at index, 0 when there is none. After
 // a stop in the middle of installing one, the log may end below it or hold

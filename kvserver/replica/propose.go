@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"muster/kvserver/machine"
+	"muster/kvserver/metrics"
 	"muster/kvserver/replica/peerpb"
 )
 
@@ -64,6 +65,7 @@ type proposer struct {
 	peers      *peers
 	address    func(member uint64) (string, error)
 	push       func(origin, index uint64)
+	metrics    *metrics.Replica
 
 	mu     sync.Mutex
 	queue  []proposal
@@ -212,6 +214,7 @@ func (p *proposer) append(ctx context.Context, batch []proposal) {
 	for i, item := range batch {
 		requests[i] = item.request
 	}
+	p.metrics.BatchRequests.Observe(float64(len(requests)))
 	future := p.raft().Apply(machine.EncodeBatch(p.self, requests), 0)
 	err := future.Error()
 	switch {
@@ -254,10 +257,12 @@ func (p *proposer) forward(ctx context.Context, leader uint64, batch []proposal)
 	for i, item := range own {
 		request.Requests[i] = item.request
 	}
+	p.metrics.Forwarded.Add(float64(len(own)))
 	calling, cancel = context.WithTimeout(calling, forwardTimeout)
 	defer cancel()
 	response, err := client.Propose(calling, request)
 	if err != nil {
+		p.metrics.Peers.Failed(leader)
 		settle(own, unknownOutcome{term, err})
 		return
 	}

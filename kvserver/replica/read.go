@@ -52,6 +52,7 @@ type reader struct {
 	// roundTimeout bounds one round.
 	roundTimeout time.Duration
 	stopped      <-chan struct{}
+	rounds       interface{ Inc() } // counts them
 
 	mu      sync.Mutex
 	waiting []readRequest
@@ -116,6 +117,7 @@ func (r *reader) run(ctx context.Context) {
 			continue
 		}
 		begun := time.Now()
+		r.rounds.Inc()
 		r.serve(ctx, round)
 		if len(round) >= busyRound {
 			pause(ctx, roundGap-time.Since(begun))

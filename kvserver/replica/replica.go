@@ -30,6 +30,7 @@ import (
 
 	"muster/kvserver/machine"
 	"muster/kvserver/membership"
+	"muster/kvserver/metrics"
 	"muster/kvserver/peerport"
 	"muster/kvserver/replica/peerpb"
 )
@@ -85,7 +86,9 @@ type Config struct {
 	// PeerServices are registered on the peer port, beside the members' own
 	// protocol.
 	PeerServices []func(grpc.ServiceRegistrar)
-	Logger       *slog.Logger
+	// Metrics is what is counted; nil counts for nobody.
+	Metrics *metrics.Replica
+	Logger  *slog.Logger
 }
 
 // Restore is a state for a cluster to begin with, which must be the same on
@@ -134,6 +137,9 @@ type Replica struct {
 // Start opens the data directory, founds the cluster when the directory is
 // new, and takes part in it. It returns before a leader is known; see Ready.
 func Start(config Config) (*Replica, error) {
+	if config.Metrics == nil {
+		config.Metrics = metrics.NewReplica(nil)
+	}
 	r := &Replica{
 		config:  config,
 		logger:  config.Logger,
@@ -163,8 +169,9 @@ func (r *Replica) open() error {
 	}
 	r.identity = identity
 	r.leadership = newLeadership(r.Member())
+	r.leadership.onNew = r.config.Metrics.LeaderChanges.Inc
 	r.ids = idutil.NewGenerator(uint16(r.Member()&0xffff), time.Now()) //nolint:gosec // the low bits are wanted
-	if r.machine, err = machine.Open(filepath.Join(r.config.Dir, "kv"), machine.Options{Logger: r.logger, OnFatal: r.fail}); err != nil {
+	if r.machine, err = machine.Open(filepath.Join(r.config.Dir, "kv"), machine.Options{Logger: r.logger, OnFatal: r.fail, Operations: r.config.Metrics.Operations}); err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	logDir := filepath.Join(r.config.Dir, "log")
@@ -174,20 +181,26 @@ func (r *Replica) open() error {
 	if r.log, err = openLog(logDir, hashicorpLogger("log", r.logger), r.fail); err != nil {
 		return err
 	}
+	r.log.onWrite = func(bytes int, took time.Duration) {
+		r.config.Metrics.FsyncSeconds.Observe(took.Seconds())
+		r.config.Metrics.LogBytes.Add(float64(bytes))
+	}
 	if r.snapshots, err = openSnapshots(filepath.Join(r.config.Dir, "snapshots"), r.machine, r.logger); err != nil {
 		return err
 	}
+	r.snapshots.onReceive = func(took time.Duration) { r.config.Metrics.SnapshotSeconds.Observe(took.Seconds()) }
 	if err := r.snapshots.finish(); err != nil {
 		return err
 	}
 	if r.port, err = peerport.Listen(r.config.PeerListen, peerport.Config{
 		Cluster: uint64(r.identity.Cluster), Member: r.Member(),
 		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS, CheckAddress: r.config.CheckAddress,
-		Authorize: r.authorize, Logger: r.logger,
+		Authorize: r.authorize, Traffic: r.config.Metrics.Peers.Traffic, Logger: r.logger,
 	}); err != nil {
 		return err
 	}
 	r.transport = newTransport(r.port, r.memberAt, hashicorpLogger("raft-net", r.logger), r.stalled)
+	r.transport.metrics = r.config.Metrics
 	r.peers = newPeers(r.port)
 	if err := r.found(); err != nil {
 		return err
@@ -203,11 +216,12 @@ func (r *Replica) wire() {
 	r.pusher = &pusher{self: r.Member(), transport: r.transport, leadership: r.leadership, address: r.addressOf, ctx: r.ctx, pending: map[uint64]uint64{}}
 	r.proposer = newProposer(&proposer{
 		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
-		address: r.addressOf, push: r.pusher.push,
+		address: r.addressOf, push: r.pusher.push, metrics: r.config.Metrics,
 	})
 	r.reader = newReader(&reader{
 		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
 		voters: r.voters, push: r.pusher.push, roundTimeout: r.config.ElectionTimeout, stopped: r.ctx.Done(),
+		rounds: r.config.Metrics.ReadRounds,
 	})
 	r.server = grpc.NewServer(grpc.MaxRecvMsgSize(maxPeerMessage), grpc.MaxSendMsgSize(maxPeerMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peerPing / 2, PermitWithoutStream: true}))
@@ -219,7 +233,8 @@ func (r *Replica) wire() {
 
 // launch starts the background work.
 func (r *Replica) launch() {
-	for _, task := range []func(context.Context){r.proposer.run, r.reader.run, r.keepSnapshots, r.scrub, r.announce, r.watchLog, r.replaceOnDemand} {
+	prober := &prober{self: r.Member(), members: r.machine.Members, address: r.addressOf, peers: r.peers, metrics: &r.config.Metrics.Peers}
+	for _, task := range []func(context.Context){prober.run, r.proposer.run, r.reader.run, r.keepSnapshots, r.scrub, r.announce, r.watchLog, r.replaceOnDemand} {
 		r.tasks.Add(1)
 		go func() {
 			defer r.tasks.Done()
@@ -247,7 +262,14 @@ func (r *Replica) ProposeLeading(ctx context.Context, term uint64, request *pb.I
 	return r.propose(ctx, term, request)
 }
 
-func (r *Replica) propose(ctx context.Context, onlyTerm uint64, request *pb.InternalRaftRequest) (Outcome, error) {
+func (r *Replica) propose(ctx context.Context, onlyTerm uint64, request *pb.InternalRaftRequest) (_ Outcome, err error) {
+	r.config.Metrics.ProposalsPending.Inc()
+	defer func() {
+		r.config.Metrics.ProposalsPending.Dec()
+		if err != nil {
+			r.config.Metrics.ProposalsFailed.Inc()
+		}
+	}()
 	id := r.ids.Next()
 	request.Header = &pb.RequestHeader{
 		ID:           id,
@@ -313,7 +335,14 @@ func (r *Replica) LeaderConn(ctx context.Context) (grpc.ClientConnInterface, err
 // acknowledged before the call: a read of the state machine is then
 // linearizable.
 func (r *Replica) Linearize(ctx context.Context) error {
+	began := time.Now()
 	index, err := r.reader.index(ctx)
+	if time.Since(began) > metrics.SlowRead {
+		r.config.Metrics.SlowReads.Inc()
+	}
+	if err != nil {
+		r.config.Metrics.FailedReads.Inc()
+	}
 	if err == nil {
 		err = r.progress.wait(ctx, index)
 	}
@@ -459,6 +488,9 @@ func (r *Replica) authorize(certificate *x509.Certificate) error {
 	}
 	return fmt.Errorf("the certificate of %q belongs to no member of this cluster", certificate.Subject.CommonName)
 }
+
+// LogEntries is how many entries of the raft log are kept.
+func (r *Replica) LogEntries() uint64 { return r.log.length() }
 
 // Status is a member's view of the cluster at one moment.
 type Status struct {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -47,6 +48,8 @@ type snapshots struct {
 	dir     string
 	machine *machine.Machine
 	logger  *slog.Logger
+	// onReceive, unless nil, is told how long receiving a snapshot took.
+	onReceive func(took time.Duration)
 
 	mu      sync.Mutex
 	current *snapshotRecord // nil: none taken yet
@@ -239,6 +242,7 @@ type snapshotSink struct {
 	store    *snapshots
 	record   snapshotRecord
 	unpacker *unpacker
+	began    time.Time // when the first of it was received
 }
 
 func (k *snapshotSink) ID() string { return k.record.meta().ID }
@@ -249,7 +253,7 @@ func (k *snapshotSink) Write(p []byte) (int, error) {
 		if err := os.RemoveAll(staged); err != nil {
 			return 0, err
 		}
-		k.unpacker = newUnpacker(staged)
+		k.unpacker, k.began = newUnpacker(staged), time.Now()
 	}
 	return k.unpacker.Write(p)
 }
@@ -258,6 +262,9 @@ func (k *snapshotSink) Close() error {
 	if k.unpacker != nil {
 		if err := k.unpacker.Close(); err != nil {
 			return fmt.Errorf("unpack the received snapshot: %w", err)
+		}
+		if k.store.onReceive != nil {
+			k.store.onReceive(time.Since(k.began))
 		}
 		k.record.Staged = true
 		k.record.Applied = k.record.Index

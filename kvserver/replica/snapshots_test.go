@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"muster/kvserver/machine"
+	"muster/kvserver/metrics"
 )
 
 // installed is what raft logs once a follower has a whole snapshot.
@@ -446,7 +447,7 @@ func TestInstallReplacesRaftWhenTheLogDiverged(t *testing.T) {
 				t.Fatal(err)
 			}
 			replaced := false
-			adapter := &fsm{machine: m, snapshots: into, log: log, progress: &progress{}, replace: func() { replaced = true }}
+			adapter := &fsm{machine: m, snapshots: into, log: log, progress: &progress{}, metrics: metrics.NewReplica(nil), replace: func() { replaced = true }}
 			if err := adapter.Restore(io.NopCloser(strings.NewReader(""))); err != nil {
 				t.Fatal(err)
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"muster/kvserver/metrics"
 	"muster/kvserver/peerport"
 )
 
@@ -32,6 +33,7 @@ var errStalled = errors.New("the local raft log write is stalled; not acting as 
 type transport struct {
 	*raft.NetworkTransport
 	stalled func() bool
+	metrics *metrics.Replica
 }
 
 func newTransport(port *peerport.Port, resolve func(raft.ServerAddress) (uint64, error), logger hclog.Logger, stalled func() bool) *transport {
@@ -44,6 +46,7 @@ func newTransport(port *peerport.Port, resolve func(raft.ServerAddress) (uint64,
 			Logger:  logger,
 		}),
 		stalled: stalled,
+		metrics: metrics.NewReplica(nil),
 	}
 }
 
@@ -63,9 +66,16 @@ func (t *transport) shut() error { return t.NetworkTransport.Close() }
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if t.stalled() {
+		if len(args.Entries) == 0 {
+			t.metrics.HeartbeatFailures.Inc()
+		}
 		return errStalled
 	}
-	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	if member, unnamed := memberID(id); err != nil && unnamed == nil {
+		t.metrics.Peers.Failed(member)
+	}
+	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport.
@@ -82,7 +92,14 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	if t.stalled() {
 		return errStalled
 	}
-	return t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
+	member, err := memberID(id)
+	if err != nil {
+		return err
+	}
+	done := t.metrics.Peers.SendingSnapshot(member)
+	err = t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
+	done(err)
+	return err
 }
 
 type stallablePipeline struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"muster/kvserver/machine"
 )
@@ -33,6 +34,8 @@ type Registry struct {
 	streamBytes int
 	feed        *feed
 	scans       chan struct{} // holds a token for every scan under way
+	streams     atomic.Int64  // open ones
+	delivered   atomic.Int64  // events
 	stopped     chan struct{}
 	dispatcher  sync.WaitGroup
 	closing     sync.Once

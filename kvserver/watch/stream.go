@@ -34,6 +34,7 @@ type Stream struct {
 
 // NewStream returns a stream without watchers. It must be closed.
 func (r *Registry) NewStream() *Stream {
+	r.streams.Add(1)
 	return &Stream{
 		registry: r,
 		wake:     make(chan struct{}, 1),
@@ -265,6 +266,9 @@ func (s *Stream) Next(ctx context.Context) ([]Response, error) {
 			responses = append(responses, caught...)
 		}
 		if len(responses) > 0 {
+			for i := range responses {
+				s.registry.delivered.Add(int64(len(responses[i].Events)))
+			}
 			return responses, nil
 		}
 		if len(cohort) > 0 {
@@ -304,6 +308,9 @@ func (s *Stream) Close() {
 		if !w.gone {
 			s.registry.leave(w)
 		}
+	}
+	if !s.closed {
+		s.registry.streams.Add(-1)
 	}
 	s.closed = true
 	s.watchers, s.lagging = nil, nil
