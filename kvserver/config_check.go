@@ -40,6 +40,12 @@ func (c *Config) check() error {
 	if c.AuthTokenTTL <= 0 {
 		complain("--auth-token-ttl %v must be longer than nothing", c.AuthTokenTTL)
 	}
+	if c.CorruptCheckTime < 0 {
+		complain("--corrupt-check-time %v is negative; 0 is never", c.CorruptCheckTime)
+	}
+	if c.CompactHashCheckTime <= 0 {
+		complain("--compact-hash-check-time %v must be longer than nothing", c.CompactHashCheckTime)
+	}
 	if _, err := c.retention(); err != nil {
 		errs = append(errs, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"muster/kvserver/clientport"
+	"muster/kvserver/corruption"
 	"muster/kvserver/etcdapi"
 	"muster/kvserver/etcdsnap"
 	"muster/kvserver/gateway"
@@ -65,19 +66,28 @@ func Start(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	known, err := replica.LoadIdentity(config.DataDir)
+	if err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{config: config, failed: make(chan error, 1), stop: stop}
 	s.metrics = newMetrics(config)
 	replicaConfig.Metrics = s.metrics.replica
 	var leases *lease.Service
+	var hashes *corruption.Service
 	replicaConfig.PeerServices = append(replicaConfig.PeerServices, func(registrar grpc.ServiceRegistrar) {
 		leases = lease.NewService(registrar)
+		hashes = corruption.NewService(registrar)
 	})
 	if s.replica, err = replica.Start(replicaConfig); err != nil {
 		stop()
 		return nil, err
 	}
 	if err := s.keepLeases(ctx, leases); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.compareMembers(ctx, hashes, known != nil && known.Founded); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.compactAutomatically(ctx); err != nil {

@@ -2,11 +2,13 @@ package kvserver
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jonboulle/clockwork"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"muster/kvserver/compaction"
+	"muster/kvserver/corruption"
 )
 
 // compactAutomatically keeps as much history as is configured.
@@ -18,15 +20,9 @@ func (s *Server) compactAutomatically(ctx context.Context) error {
 	config := compaction.Config{
 		Retention: retention,
 		Revision:  s.replica.Machine().Revision,
-		Leading:   func() bool { _, leading := s.replica.Leading(); return leading },
+		Leading:   s.leads,
 		Compact: func(ctx context.Context, rev int64) error {
-			ctx, cancel := context.WithTimeout(ctx, s.config.requestTimeout())
-			defer cancel()
-			outcome, err := s.replica.Propose(ctx, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: rev}})
-			if err == nil {
-				err = outcome.Err
-			}
-			return err
+			return s.propose(ctx, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: rev}})
 		},
 		Clock: clockwork.NewRealClock(), Logger: s.config.Logger,
 	}
@@ -36,4 +32,61 @@ func (s *Server) compactAutomatically(ctx context.Context) error {
 
 func (c *Config) retention() (compaction.Retention, error) {
 	return compaction.ParseRetention(c.AutoCompactionMode, c.AutoCompactionRetention)
+}
+
+// compareMembers answers the other members who compare their data with this
+// one's, compares it with theirs first when that is configured, and from time
+// to time while this member leads. member tells whether this member has been
+// one before.
+func (s *Server) compareMembers(ctx context.Context, hashes *corruption.Service, member bool) error {
+	m := s.replica.Machine()
+	hashes.Answer(m.History())
+	checker := corruption.New(corruption.Config{
+		Self: s.replica.Member(), Keys: m.History(),
+		Members: func() (ids []uint64) {
+			for _, member := range m.Members() {
+				ids = append(ids, member.ID)
+			}
+			return ids
+		},
+		Revisions: func() (current, compacted int64) { return m.Revision(), m.CompactedRevision() },
+		Conn:      s.replica.MemberConn,
+		Linearize: s.replica.Linearize,
+		Leading:   s.leads,
+		Alarm: func(ctx context.Context, member uint64) error {
+			return s.propose(ctx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
+				Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_CORRUPT, MemberID: member,
+			}})
+		},
+		Reach: 2 * s.config.ElectionTimeout, Timeout: s.config.requestTimeout(), Clock: clockwork.NewRealClock(), Logger: s.config.Logger,
+	})
+	if member && s.config.InitialCorruptCheck {
+		if err := checker.CheckSelf(ctx); err != nil {
+			return fmt.Errorf("initial corruption check: %w", err)
+		}
+	}
+	if interval := s.config.CorruptCheckTime; interval > 0 {
+		s.serve("the corruption check", func() error { checker.Watch(ctx, interval); return nil })
+	}
+	if s.config.CompactHashCheck {
+		interval := s.config.CompactHashCheckTime
+		s.serve("the check of compactions", func() error { checker.WatchCompactions(ctx, interval); return nil })
+	}
+	return nil
+}
+
+func (s *Server) leads() bool {
+	_, leading := s.replica.Leading()
+	return leading
+}
+
+// propose replicates a request of this member's own.
+func (s *Server) propose(ctx context.Context, request *pb.InternalRaftRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, s.config.requestTimeout())
+	defer cancel()
+	outcome, err := s.replica.Propose(ctx, request)
+	if err == nil {
+		err = outcome.Err
+	}
+	return err
 }

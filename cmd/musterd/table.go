@@ -213,8 +213,8 @@ func tracingRows() []row {
 func (o *options) featureRows() []row {
 	c := &o.config
 	return []row{
-		{name: "corrupt-check-time", old: []string{"experimental-corrupt-check-time"}, value: span{&c.CorruptCheckTime}, usage: "How often the members compare their data; 0 is never.", only: "members do not compare their data"},
-		{name: "compact-hash-check-time", old: []string{"experimental-compact-hash-check-time"}, value: span{&c.CompactHashCheckTime}, usage: "How often the leader compares the hashes of compactions.", noEffect: "members do not compare their data"},
+		{name: "corrupt-check-time", old: []string{"experimental-corrupt-check-time"}, value: span{&c.CorruptCheckTime}, usage: "How often the members compare their data; 0 is never."},
+		{name: "compact-hash-check-time", old: []string{"experimental-compact-hash-check-time"}, value: span{&c.CompactHashCheckTime}, usage: "How often the leader compares the hashes of compactions."},
 		{name: "compaction-batch-limit", old: []string{"experimental-compaction-batch-limit"}, value: number[int]{new(1000)}, usage: "Most revisions removed by one step of a compaction.", noEffect: "old revisions are removed behind the traffic, in small steps"},
 		{name: "watch-progress-notify-interval", old: []string{"experimental-watch-progress-notify-interval"}, value: span{&c.WatchProgressNotifyInterval}, usage: "How often an idle watch tells its progress."},
 		{name: "warning-apply-duration", old: []string{"experimental-warning-apply-duration"}, value: span{new(100 * time.Millisecond)}, usage: "Requests whose application takes longer are logged.", noEffect: "slow requests are not logged"},

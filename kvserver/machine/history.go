@@ -26,6 +26,17 @@ func (h History) HashKV(ctx context.Context, rev int64) (mvcc.KVHash, error) {
 	return g.store.HashKV(ctx, rev)
 }
 
+// HashAt is HashKV without what is remembered of compactions; see
+// mvcc.Store.HashAt.
+func (h History) HashAt(ctx context.Context, rev int64) (mvcc.KVHash, error) {
+	g, err := h.m.stores.acquire()
+	if err != nil {
+		return mvcc.KVHash{}, err
+	}
+	defer g.release()
+	return g.store.HashAt(ctx, rev)
+}
+
 // CompactionHashes are the hashes of the last compactions; see
 // mvcc.Store.CompactionHashes. Errors are ErrClosed, the context's and
 // failures of the store.

@@ -32,7 +32,7 @@ type KVHash struct {
 // At the revisions of the last ten compactions since the store was opened the
 // answer is, as etcd's, the hash that was remembered: that from before the
 // compaction, with the compacted revision before it.
-func (s *Store) HashKV(ctx context.Context, rev int64) (_ KVHash, err error) {
+func (s *Store) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 	if err := s.hashCompactions(ctx, func(compacted int64) bool { return compacted == rev }); err != nil {
 		return KVHash{}, err
 	}
@@ -40,6 +40,12 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (_ KVHash, err error) {
 		h.Current = s.Head().Current
 		return h, nil
 	}
+	return s.HashAt(ctx, rev)
+}
+
+// HashAt is HashKV without what is remembered of compactions: it depends on
+// nothing but the history up to rev and the compacted revision.
+func (s *Store) HashAt(ctx context.Context, rev int64) (_ KVHash, err error) {
 	view := s.Pin()
 	defer func() {
 		if closeErr := view.Close(); err == nil {
@@ -49,8 +55,7 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (_ KVHash, err error) {
 	return view.HashKV(ctx, rev)
 }
 
-// HashKV is Store.HashKV on the state of the view, without what is remembered
-// of compactions.
+// HashKV is Store.HashAt on the state of the view.
 func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 	if rev > 0 && rev < v.head.Compacted {
 		return KVHash{}, ErrCompacted

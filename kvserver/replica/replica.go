@@ -324,11 +324,17 @@ func (r *Replica) LeaderConn(ctx context.Context) (grpc.ClientConnInterface, err
 	if leader == 0 || leader == r.Member() {
 		return nil, ErrNoOtherLeader
 	}
-	address, err := r.addressOf(leader)
+	return r.MemberConn(ctx, leader)
+}
+
+// MemberConn returns a connection to the peer port of another member, for the
+// services of Config.PeerServices.
+func (r *Replica) MemberConn(ctx context.Context, member uint64) (grpc.ClientConnInterface, error) {
+	address, err := r.addressOf(member)
 	if err != nil {
 		return nil, err
 	}
-	return r.peers.readyConn(ctx, leader, address)
+	return r.peers.readyConn(ctx, member, address)
 }
 
 // Linearize returns once this member has applied every write that any member
