@@ -102,3 +102,22 @@ func TestWaitingForALockEndsWithTheMember(t *testing.T) {
 		t.Error("waits still")
 	}
 }
+
+// Somebody whom a certificate names has that name's rights on locks, too.
+func TestLocksKnowCertificates(t *testing.T) {
+	config := single(t)
+	files, clientTLS, name := certificates(t)
+	config.ListenClientURLs, config.ClientTLS = []string{"https://127.0.0.1:0"}, files
+	config.AdvertiseClientURLs = config.ListenClientURLs
+	client := connectTLS(t, running(t, config), clientTLS)
+	client.enable()
+	root := client.login("root", "pass-root")
+	auth, locks := pb.NewAuthClient(client.conn), v3lockpb.NewLockClient(client.conn)
+	root.must(auth.RoleGrantPermission(root.ctx(), &pb.AuthRoleGrantPermissionRequest{Name: "r", Perm: &authpb.Permission{PermType: authpb.READWRITE, Key: []byte("k/"), RangeEnd: []byte("k0")}}))
+	root.must(auth.UserAdd(root.ctx(), &pb.AuthUserAddRequest{Name: name, Options: &authpb.UserAddOptions{NoPassword: true}}))
+	root.must(auth.UserGrantRole(root.ctx(), &pb.AuthUserGrantRoleRequest{User: name, Role: "r"}))
+	_, err := locks.Lock(client.ctx(), &v3lockpb.LockRequest{Name: []byte("secret")})
+	client.expect(rpctypes.ErrGRPCPermissionDenied, err)
+	client.must(locks.Lock(client.ctx(), &v3lockpb.LockRequest{Name: []byte("k")}))
+	root.must(locks.Lock(root.ctx(), &v3lockpb.LockRequest{Name: []byte("secret")}))
+}

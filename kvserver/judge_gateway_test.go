@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"regexp"
 	"slices"
@@ -429,5 +431,55 @@ func TestGatewayKnowsNoCertificates(t *testing.T) {
 		if !strings.HasPrefix(got, "200 OK") {
 			t.Errorf("HTTP/%d, health: %s", version+1, got)
 		}
+	}
+}
+
+// Streams of the gateway, over HTTP and over a websocket, end with the member,
+// which does not wait for them.
+func TestGatewayStreamsEndWithTheMember(t *testing.T) {
+	server, err := Start(single(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-server.Ready()
+	base := server.clients[0].Addr().String()
+	const create = `{"create_request":{"key":"aw=="}}`
+	response, err := http.Post("http://"+base+"/v3/watch", "application/json", strings.NewReader(create))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body := bufio.NewReader(response.Body)
+	if line, err := body.ReadString('\n'); err != nil || !strings.Contains(line, `"created":`) {
+		t.Fatalf("the watch begins with %q, %v", line, err)
+	}
+	socket, err := websocket.Dial("ws://"+base+"/v3/watch", "", "http://"+base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if err := socket.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	var message string
+	if err := errors.Join(websocket.Message.Send(socket, create), websocket.Message.Receive(socket, &message)); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- server.Close() }()
+	_, _ = io.Copy(io.Discard, body) // ends, and how depends on how busy the machine is
+	for err = nil; err == nil; {
+		err = websocket.Message.Receive(socket, &message)
+	}
+	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+		t.Error("the websocket stays open")
+	}
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Errorf("close: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the member does not stop")
 	}
 }
