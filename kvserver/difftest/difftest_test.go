@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,7 +186,7 @@ func shorten(t *testing.T, with settings, steps []step, limit time.Duration) []s
 // epilogue ends a run where everything can be looked at.
 func (g *generator) epilogue() []step {
 	var steps []step
-	for alarm := range g.alarms {
+	for _, alarm := range slices.Sorted(maps.Keys(g.alarms)) {
 		steps = append(steps, g.clearing(alarm)...)
 	}
 	user := nobody

@@ -22,12 +22,12 @@ type authKnowledge struct {
 	enabled   bool
 	passwords map[string]string // of those who have one
 	tokens    map[string]bool   // who has one
-	renewing  map[string]bool   // who is about to get another one
-	age       int               // steps since auth was enabled
+	age       int               // times that auth could have been disabled
+	granted   []*pb.AuthRoleGrantPermissionRequest
 }
 
 func newAuthKnowledge() authKnowledge {
-	return authKnowledge{passwords: map[string]string{}, tokens: map[string]bool{}, renewing: map[string]bool{}}
+	return authKnowledge{passwords: map[string]string{}, tokens: map[string]bool{}}
 }
 
 // user draws who asks. While auth is not enabled nobody looks.
@@ -53,7 +53,7 @@ func (g *generator) user() string {
 func (g *generator) heedRefusal(user string, a answer) {
 	old := a.code == codes.Unauthenticated || a.code == codes.InvalidArgument && strings.Contains(a.message, "revision")
 	missing := a.code == codes.InvalidArgument && strings.Contains(a.message, "user name is empty") && user != nobody
-	if (old || missing) && !g.auth.renewing[user] {
+	if old || missing {
 		g.relogin(user)
 	}
 }
@@ -72,6 +72,8 @@ func (g *generator) heedAuth(request proto.Message) {
 	case *pb.AuthDisableRequest:
 		g.auth.enabled = false
 		clear(g.auth.tokens)
+	case *pb.AuthRoleGrantPermissionRequest:
+		g.auth.granted = append(g.auth.granted, r)
 	case *pb.AuthUserAddRequest:
 		if !r.GetOptions().GetNoPassword() {
 			g.auth.passwords[r.GetName()] = r.GetPassword()
@@ -161,6 +163,11 @@ func (g *generator) password() string {
 	return pick(g, "pw1", "pw1", "pw2", "", strings.Repeat("p", 72), strings.Repeat("p", 73))
 }
 
+// hashedPassword is what only etcd's servers are meant to send each other.
+func (g *generator) hashedPassword() string {
+	return pick(g, "no base64", "bm8gaGFzaA==", "JDJhJDA0JHZLN1lzdHpqUXFHVlVCYmZ1RGVLM2VJa0VtSDlXRjBYRFF6OTdXVzhmdHFJMFVpS0p2c3NP")
+}
+
 // authRequest is drawn so that what is taken away is also given.
 func (g *generator) authRequest() step {
 	if g.auth.enabled && g.oneIn(3) {
@@ -172,11 +179,14 @@ func (g *generator) authRequest() step {
 		return login{user, password}
 	}
 	user, role := g.aUser(), g.aRole()
-	switch g.IntN(22) {
+	switch g.IntN(24) {
 	case 0, 1:
 		r := &pb.AuthUserAddRequest{Name: user, Password: g.password(), Options: &authpb.UserAddOptions{NoPassword: g.oneIn(6)}}
 		if g.oneIn(6) {
 			r.Options = nil
+		}
+		if g.oneIn(12) {
+			r.HashedPassword = g.hashedPassword()
 		}
 		return g.by("Auth.UserAdd", r)
 	case 2, 3:
@@ -189,7 +199,11 @@ func (g *generator) authRequest() step {
 		if user == root && g.auth.enabled {
 			user = "u1" // somebody has to be able to disable auth
 		}
-		return g.by("Auth.UserChangePassword", &pb.AuthUserChangePasswordRequest{Name: user, Password: g.password()})
+		r := &pb.AuthUserChangePasswordRequest{Name: user, Password: g.password()}
+		if g.oneIn(12) {
+			r.HashedPassword = g.hashedPassword()
+		}
+		return g.by("Auth.UserChangePassword", r)
 	case 7, 8, 9:
 		return g.by("Auth.UserGrantRole", &pb.AuthUserGrantRoleRequest{User: user, Role: role})
 	case 10:
@@ -208,9 +222,13 @@ func (g *generator) authRequest() step {
 			r.Perm = nil
 		}
 		return g.by("Auth.RoleGrantPermission", r)
-	case 20:
+	case 20, 21, 22:
 		r := &pb.AuthRoleRevokePermissionRequest{Role: role}
 		r.Key, r.RangeEnd = g.interval()
+		if n := len(g.auth.granted); n > 0 && !g.oneIn(4) {
+			granted := g.auth.granted[n-1-g.IntN(min(n, 5))]
+			r.Role, r.Key, r.RangeEnd = granted.GetName(), granted.GetPerm().GetKey(), granted.GetPerm().GetRangeEnd()
+		}
 		return g.by("Auth.RoleRevokePermission", r)
 	default:
 		return g.by("Auth.AuthStatus", &pb.AuthStatusRequest{})

@@ -3,6 +3,7 @@ package difftest
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -113,7 +114,7 @@ func (g *generator) txn() step {
 const deepestTxn = 3
 
 // aTxn has deletions, or puts that keep something, but not both; or ranges
-// only.
+// only. Mostly no branch has a key put twice.
 func (g *generator) aTxn(depth int, deletes, reads bool) *pb.TxnRequest {
 	r := &pb.TxnRequest{}
 	for range g.IntN(3) {
@@ -124,6 +125,7 @@ func (g *generator) aTxn(depth int, deletes, reads bool) *pb.TxnRequest {
 }
 
 func (g *generator) ops(depth int, deletes, reads bool) (ops []*pb.RequestOp) {
+	var put []string
 	for range g.IntN(5) {
 		op := &pb.RequestOp{}
 		switch n := g.IntN(30); {
@@ -136,7 +138,12 @@ func (g *generator) ops(depth int, deletes, reads bool) (ops []*pb.RequestOp) {
 		case n < 20 && deletes:
 			op.Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: g.aDelete()}
 		default:
-			op.Request = &pb.RequestOp_RequestPut{RequestPut: g.putRequest(!deletes)}
+			r := g.putRequest(!deletes)
+			for slices.Contains(put, string(r.GetKey())) && !g.oneIn(10) {
+				r.Key = g.key()
+			}
+			put = append(put, string(r.GetKey()))
+			op.Request = &pb.RequestOp_RequestPut{RequestPut: r}
 		}
 		ops = append(ops, op)
 	}
@@ -198,12 +205,14 @@ func (g *generator) compaction() step {
 	case 0:
 		r.Revision = g.pastRevision()
 	case 1:
-		r.Revision = g.revision
+		if r.Revision = g.revision; !g.oneIn(int(1 + g.depth/300)) {
+			r.Revision = g.compacted + 1
+		}
 	default:
 		// Often, and little at a time: most of the history is to stay.
-		r.Revision = g.compacted + g.Int64N((g.revision-g.compacted)/4+1)
-		if g.revision-r.Revision > 400 {
-			r.Revision = g.revision - 400 + g.Int64N(200)
+		r.Revision = g.compacted + g.Int64N(max(1, min(g.depth, g.revision-g.compacted)/4))
+		if g.revision-r.Revision > g.depth {
+			r.Revision = g.revision - g.depth + g.Int64N(g.depth/2)
 		}
 	}
 	return g.by("KV.Compact", r)

@@ -21,7 +21,7 @@ func (g *generator) lease() step {
 		// One that is refused for its TTL; a short one would expire.
 		return g.by("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: g.leaseID(), TTL: 9_000_000_001})
 	case 4:
-		return leaseOfAnyID{g.user(), pick(g, append(leaseTTLs, 9_000_000_001)...)}
+		return leaseOfAnyID{g.user(), pick(g, append(leaseTTLs, 9_000_000_001, 0, 1, -5)...)}
 	case 5, 6:
 		return g.by("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: pick(g, g.leaseID(), g.leaseID(), 0)})
 	case 7, 8:
@@ -88,7 +88,12 @@ func (g *generator) maintenance() step {
 		return g.by("Maintenance.Defragment", &pb.DefragmentRequest{})
 	case 1:
 		return g.by("Maintenance.Hash", &pb.HashRequest{})
-	case 2, 3, 4, 5:
+	case 2:
+		if g.auth.enabled {
+			return restart{g.auth.passwords[root]}
+		}
+		return restart{}
+	case 3, 4, 5:
 		version := pick(g, "3.6.0", "3.6", "3.6.7", "3.7.0", "3.5.0", "new", "", "3.6.0-rc.1", "-1.2.3", "3.8")
 		action := pick(g, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_CANCEL, 7)
 		return g.by("Maintenance.Downgrade", &pb.DowngradeRequest{Action: action, Version: version})

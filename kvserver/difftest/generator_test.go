@@ -1,6 +1,7 @@
 package difftest
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -19,10 +20,12 @@ type generator struct {
 	total   int
 	queue   []step // what has to come next
 
+	depth               int64 // how much history is kept
 	revision, compacted int64
 	compactions         []int64
 	leases              []int64
 	auth                authKnowledge
+	concurrency         concurrencyKnowledge
 	alarms              map[pb.AlarmType]int // steps until it is cleared
 	streams             map[int]bool
 	nextStream          int
@@ -48,6 +51,7 @@ func everything() []weight {
 		{45, (*generator).watch},
 		{60, (*generator).authRequest},
 		{12, (*generator).authSwitch},
+		{12, (*generator).lockOrElect},
 		{8, (*generator).maintenance},
 		{8, (*generator).hashKV},
 		{1, (*generator).alarm},
@@ -71,8 +75,10 @@ func newGenerator(seed uint64, weights []weight) *generator {
 		Rand:     rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // has to be repeatable
 		weights:  weights,
 		revision: 1, alarms: map[pb.AlarmType]int{}, streams: map[int]bool{}, nextStream: 1,
-		auth: newAuthKnowledge(),
+		auth: newAuthKnowledge(), concurrency: newConcurrencyKnowledge(),
 	}
+	// etcd shows a watcher a thousand revisions of the past at a time.
+	g.depth = pick[int64](g, 50, 300, 300, 3000)
 	for _, w := range weights {
 		g.total += w.n
 	}
@@ -114,6 +120,12 @@ func (g *generator) heed(s step, a answer) {
 		g.streams[s.stream] = true
 	case closeStream:
 		delete(g.streams, s.stream)
+	case restart:
+		clear(g.streams)
+		clear(g.auth.tokens)
+		for _, user := range slices.Sorted(maps.Keys(g.auth.passwords)) {
+			g.relogin(user)
+		}
 	case login:
 		if a.code == codes.OK {
 			g.auth.tokens[s.user] = true
@@ -124,6 +136,7 @@ func (g *generator) heed(s step, a answer) {
 		g.heedRefusal(s.user, a)
 		if a.code == codes.OK {
 			g.heedCall(s.request)
+			g.concurrency.heed(s.request, a.response)
 		}
 	}
 }
@@ -161,7 +174,7 @@ var keys = func() []string {
 }()
 
 func (g *generator) key() []byte {
-	if g.oneIn(150) {
+	if g.oneIn(300) {
 		return nil
 	}
 	return []byte(pick(g, keys...))

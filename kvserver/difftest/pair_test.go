@@ -44,6 +44,7 @@ type side struct {
 
 // pair is etcd and musterd, both new and empty.
 type pair struct {
+	dir, token string
 	etcd, ours *side
 	watches    *watches
 	revision   int64 // the latest that etcd has answered with
@@ -51,6 +52,7 @@ type pair struct {
 	// whether history may still be being removed.
 	compactions map[int64]bool
 	compacting  bool
+	restarted   int64 // the revision that was compacted when the servers restarted
 
 	mu      sync.Mutex
 	closers []func() error
@@ -66,33 +68,19 @@ func startPair(t testing.TB, with settings) (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pair{compactions: map[int64]bool{}}
-	p.onClose(func() error { return os.RemoveAll(dir) })
-	token := "simple"
+	p := &pair{
+		dir: dir, token: "simple", compactions: map[int64]bool{}, watches: newWatches(),
+		etcd: newSide("etcd"), ours: newSide("ours"),
+	}
 	if with.jwt {
 		key := filepath.Join(dir, "jwt.key")
 		if err := os.WriteFile(key, []byte("a secret that both sides share"), 0o600); err != nil {
 			return nil, err
 		}
-		token = jwtOptions + key
+		p.token = jwtOptions + key
 	}
-	// Either takes an election.
-	var judge, address string
-	var group errgroup.Group
-	group.Go(func() (err error) { judge, err = p.startEtcd(dir, token); return err })
-	group.Go(func() (err error) { address, err = p.startOurs(dir, token); return err })
-	err = group.Wait()
-	if err == nil {
-		p.etcd, err = p.connect("etcd", judge)
-	}
-	if err == nil {
-		p.ours, err = p.connect("ours", address)
-	}
-	if err == nil {
-		p.watches, err = newWatches(p.etcd)
-	}
-	if err == nil {
-		p.onClose(func() error { p.watches.referee.close(); return nil })
+	if err = p.start(); err == nil {
+		err = p.watches.begin(p, nobody)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.close())
@@ -100,12 +88,46 @@ func startPair(t testing.TB, with settings) (*pair, error) {
 	return p, nil
 }
 
-func (p *pair) startEtcd(dir, token string) (address string, err error) {
+// start starts both servers with what they have in their directories.
+func (p *pair) start() error {
+	var judge, address string
+	var group errgroup.Group // either takes an election
+	group.Go(func() (err error) { judge, err = p.startEtcd(); return err })
+	group.Go(func() (err error) { address, err = p.startOurs(); return err })
+	err := group.Wait()
+	if err == nil {
+		err = p.connect(p.etcd, judge)
+	}
+	if err == nil {
+		err = p.connect(p.ours, address)
+	}
+	return err
+}
+
+// stop stops what was started, the last first.
+func (p *pair) stop() error {
+	var errs []error
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i]())
+	}
+	p.closers = nil
+	return errors.Join(errs...)
+}
+
+func (p *pair) close() error { return errors.Join(p.stop(), os.RemoveAll(p.dir)) }
+
+func (p *pair) onStop(do func() error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closers = append(p.closers, do)
+}
+
+func (p *pair) startEtcd() (address string, err error) {
 	config := embed.NewConfig()
-	config.Dir = filepath.Join(dir, "etcd")
-	config.LogLevel, config.LogOutputs = "fatal", []string{filepath.Join(dir, "etcd.log")}
+	config.Dir = filepath.Join(p.dir, "etcd")
+	config.LogLevel, config.LogOutputs = "fatal", []string{"stderr"} // what ends the process
 	config.UnsafeNoFsync = true
-	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = uint(bcrypt.MinCost), token, tokenTTL
+	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = uint(bcrypt.MinCost), p.token, tokenTTL
 	anyPort := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	config.ListenClientUrls, config.AdvertiseClientUrls = anyPort, anyPort
 	config.ListenPeerUrls, config.AdvertisePeerUrls = anyPort, anyPort
@@ -114,7 +136,7 @@ func (p *pair) startEtcd(dir, token string) (address string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("start etcd: %w", err)
 	}
-	p.onClose(func() error { judge.Close(); return nil })
+	p.onStop(func() error { judge.Close(); return nil })
 	select {
 	case <-judge.Server.ReadyNotify():
 	case <-time.After(startTimeout):
@@ -123,17 +145,17 @@ func (p *pair) startEtcd(dir, token string) (address string, err error) {
 	return judge.Clients[0].Addr().String(), nil
 }
 
-func (p *pair) startOurs(dir, token string) (address string, err error) {
+func (p *pair) startOurs() (address string, err error) {
 	config := kvserver.Default()
-	config.DataDir, config.Logger = filepath.Join(dir, "ours"), slog.New(slog.NewTextHandler(io.Discard, nil))
-	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = bcrypt.MinCost, token, tokenTTL*time.Second
+	config.DataDir, config.Logger = filepath.Join(p.dir, "ours"), slog.New(slog.NewTextHandler(io.Discard, nil))
+	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = bcrypt.MinCost, p.token, tokenTTL*time.Second
 	config.ListenPeerURLs = []string{"http://127.0.0.1:0"}
 	config.ListenClientURLs = []string{"http://127.0.0.1:0"}
 	server, err := kvserver.Start(config)
 	if err != nil {
 		return "", fmt.Errorf("start musterd: %w", err)
 	}
-	p.onClose(server.Close)
+	p.onStop(server.Close)
 	select {
 	case <-server.Ready():
 	case <-time.After(startTimeout):
@@ -142,36 +164,26 @@ func (p *pair) startOurs(dir, token string) (address string, err error) {
 	return server.ClientAddrs()[0].String(), nil
 }
 
-func (p *pair) connect(name, address string) (*side, error) {
+func newSide(name string) *side {
+	return &side{name: name, tokens: map[string]string{}, streams: map[int]*transcript{}}
+}
+
+func (p *pair) connect(s *side, address string) error {
 	const largest = 64 << 20
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(largest), grpc.MaxCallRecvMsgSize(largest)))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &side{name: name, conn: conn, tokens: map[string]string{}, streams: map[int]*transcript{}}
-	p.onClose(func() error {
+	s.conn = conn
+	p.onStop(func() error {
 		for _, stream := range s.streams {
 			stream.close()
 		}
+		clear(s.streams)
 		return conn.Close()
 	})
-	return s, nil
-}
-
-func (p *pair) onClose(do func() error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closers = append(p.closers, do)
-}
-
-// close stops what was started, the last first.
-func (p *pair) close() error {
-	var errs []error
-	for i := len(p.closers) - 1; i >= 0; i-- {
-		errs = append(errs, p.closers[i]())
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // both has both sides do something at the same time.
