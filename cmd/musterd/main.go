@@ -56,7 +56,11 @@ func run(ctx context.Context, args, environment []string, stdout, stderr io.Writ
 		printVersion(stdout)
 		return nil
 	}
-	logger := options.log.logger(stderr)
+	logger, closeLog, err := options.log.open(stdout, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	defer closeLog() //nolint:errcheck // there is nowhere left to say it
 	options.config.Logger = logger
 	for _, note := range options.notes {
 		logger.Warn(note)

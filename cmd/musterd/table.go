@@ -190,11 +190,11 @@ func (o *options) monitoringRows() []row {
 func (o *options) loggingRows() []row {
 	return []row{
 		{name: "logger", value: choice{new("zap"), []string{"zap"}}, usage: "Logging library.", noEffect: "the log goes through Go's slog"},
-		{name: "log-outputs", old: []string{"log-output"}, value: words{to: new([]string{"default"}), set: true}, usage: "Where the log goes.", noEffect: "the log goes to standard error"},
+		{name: "log-outputs", old: []string{"log-output"}, value: words{to: &o.log.outputs, set: true}, usage: "Where the log goes: stderr (the default), stdout, systemd/journal or paths of files."},
 		{name: "log-level", value: choice{&o.log.level, []string{"debug", "info", "warn", "error", "panic", "fatal"}}, usage: "Least weight of what is logged: debug, info, warn, error, panic or fatal."},
 		{name: "log-format", value: choice{&o.log.format, []string{"json", "console"}}, usage: "Form of a line of the log: json or console."},
-		{name: "enable-log-rotation", value: boolean{new(false)}, usage: "Rotate the log file.", only: "the log goes to standard error"},
-		{name: "log-rotation-config-json", value: text{new(`{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`)}, usage: "How the log file is rotated.", noEffect: "the log goes to standard error"},
+		{name: "enable-log-rotation", value: boolean{&o.log.rotate}, usage: "Rotate the log file."},
+		{name: "log-rotation-config-json", value: text{&o.log.rotation}, usage: "How the log file is rotated: maxsize in megabytes, maxage in days (0 is for ever), maxbackups (0 is all), localtime, compress."},
 		{name: "warning-unary-request-duration", old: []string{"experimental-warning-unary-request-duration"}, value: span{new(300 * time.Millisecond)}, usage: "Requests that take longer are logged.", noEffect: "slow requests are not logged"},
 	}
 }
