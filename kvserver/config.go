@@ -102,6 +102,11 @@ type Config struct {
 	ExtensiveMetrics bool
 	EnablePprof      bool
 
+	// Requests that take longer are logged: WarningUnaryRequestDuration from the
+	// client's side, WarningApplyDuration where a batch of them is applied.
+	WarningUnaryRequestDuration time.Duration
+	WarningApplyDuration        time.Duration
+
 	Logger *slog.Logger
 }
 
@@ -138,6 +143,9 @@ func Default() Config {
 		AutoCompactionMode:      "periodic",
 		AutoCompactionRetention: "0",
 		CompactHashCheckTime:    time.Minute,
+
+		WarningUnaryRequestDuration: 300 * time.Millisecond,
+		WarningApplyDuration:        100 * time.Millisecond,
 
 		EnableGRPCGateway: true,
 		CORS:              []string{"*"},

@@ -48,7 +48,8 @@ func (c *Config) replica() (replica.Config, error) {
 		Dir: c.DataDir, Cluster: cluster, Self: self, ClientURLs: c.AdvertiseClientURLs,
 		ElectionTimeout: c.ElectionTimeout,
 		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes,
-		Logger: c.Logger,
+		SlowApply: c.WarningApplyDuration,
+		Logger:    c.Logger,
 	}
 	for _, raw := range c.ListenPeerURLs {
 		config.PeerListen = append(config.PeerListen, hostPort(raw))

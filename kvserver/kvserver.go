@@ -126,7 +126,7 @@ func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 		Replica: s.replica, Store: store, Leases: s.keeper, Watches: s.watches,
 		Exporter: etcdsnap.NewExporter(s.config.DataDir),
 		Limits:   s.config.limits(), Access: access, Credentials: clientport.Credentials(),
-		Metrics: s.metrics.rpc,
+		Metrics: s.metrics.rpc, Logger: s.config.Logger, SlowRequest: s.config.WarningUnaryRequestDuration,
 	})
 	s.registerState()
 	web := httpapi.Config{

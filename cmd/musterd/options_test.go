@@ -226,6 +226,11 @@ func TestConfigFile(t *testing.T) {
 	if diff := cmp.Diff(want, got.config); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)
 	}
+	for _, args := range [][]string{{"--debug"}, {"--log-level=DEBUG"}} {
+		if o, err := parse(args, nil); err != nil || o.log.level != "debug" {
+			t.Errorf("%s logs at %s (%v)", args, o.log.level, err)
+		}
+	}
 	if got.log.level != "debug" {
 		t.Errorf("log level %q", got.log.level)
 	}

@@ -191,11 +191,11 @@ func (o *options) loggingRows() []row {
 	return []row{
 		{name: "logger", value: choice{new("zap"), []string{"zap"}}, usage: "Logging library.", noEffect: "the log goes through Go's slog"},
 		{name: "log-outputs", old: []string{"log-output"}, value: words{to: &o.log.outputs, set: true}, usage: "Where the log goes: stderr (the default), stdout, systemd/journal or paths of files."},
-		{name: "log-level", value: choice{&o.log.level, []string{"debug", "info", "warn", "error", "panic", "fatal"}}, usage: "Least weight of what is logged: debug, info, warn, error, panic or fatal."},
+		{name: "log-level", value: lower{choice{&o.log.level, []string{"debug", "info", "warn", "error", "panic", "fatal"}}}, usage: "Least weight of what is logged: debug, info, warn, error, panic or fatal."},
 		{name: "log-format", value: choice{&o.log.format, []string{"json", "console"}}, usage: "Form of a line of the log: json or console."},
 		{name: "enable-log-rotation", value: boolean{&o.log.rotate}, usage: "Rotate the log file."},
 		{name: "log-rotation-config-json", value: text{&o.log.rotation}, usage: "How the log file is rotated: maxsize in megabytes, maxage in days (0 is for ever), maxbackups (0 is all), localtime, compress."},
-		{name: "warning-unary-request-duration", old: []string{"experimental-warning-unary-request-duration"}, value: span{new(300 * time.Millisecond)}, usage: "Requests that take longer are logged.", noEffect: "slow requests are not logged"},
+		{name: "warning-unary-request-duration", old: []string{"experimental-warning-unary-request-duration"}, value: span{&o.config.WarningUnaryRequestDuration}, usage: "Requests that take longer are logged."},
 	}
 }
 
@@ -217,7 +217,7 @@ func (o *options) featureRows() []row {
 		{name: "compact-hash-check-time", old: []string{"experimental-compact-hash-check-time"}, value: span{&c.CompactHashCheckTime}, usage: "How often the leader compares the hashes of compactions."},
 		{name: "compaction-batch-limit", old: []string{"experimental-compaction-batch-limit"}, value: number[int]{new(1000)}, usage: "Most revisions removed by one step of a compaction.", noEffect: "old revisions are removed behind the traffic, in small steps"},
 		{name: "watch-progress-notify-interval", old: []string{"experimental-watch-progress-notify-interval"}, value: span{&c.WatchProgressNotifyInterval}, usage: "How often an idle watch tells its progress."},
-		{name: "warning-apply-duration", old: []string{"experimental-warning-apply-duration"}, value: span{new(100 * time.Millisecond)}, usage: "Requests whose application takes longer are logged.", noEffect: "slow requests are not logged"},
+		{name: "warning-apply-duration", old: []string{"experimental-warning-apply-duration"}, value: span{&c.WarningApplyDuration}, usage: "Batches of requests that take longer to apply are logged."},
 		{name: "bootstrap-defrag-threshold-megabytes", old: []string{"experimental-bootstrap-defrag-threshold-megabytes"}, value: number[uint]{new(uint(0))}, usage: "Defragment at start when this many megabytes become free.", noEffect: "the store returns space by itself"},
 		{name: "max-learners", old: []string{"experimental-max-learners"}, value: number[int]{&c.MaxLearners}, usage: "Most learners that the cluster may have.", noEffect: "members are not changed while running"},
 		{name: "compaction-sleep-interval", old: []string{"experimental-compaction-sleep-interval"}, value: span{new(10 * time.Millisecond)}, usage: "Pause between the steps of a compaction.", noEffect: "old revisions are removed behind the traffic, in small steps"},
@@ -265,7 +265,7 @@ func (o *options) formerRows() []row {
 		{name: "discovery", value: text{new("")}, usage: "URL of a v2 discovery service.", only: noDiscover},
 		{name: "discovery-proxy", value: text{new("")}, usage: "HTTP proxy towards the v2 discovery service.", noEffect: noDiscover},
 		{name: "proxy", value: choice{new("off"), []string{"off", "readonly", "on"}}, usage: "Be a proxy of the v2 API.", only: noProxy},
-		{name: "debug", value: boolean{new(false)}, usage: "Log everything.", noEffect: "write --log-level=debug"},
+		{name: "debug", value: debugLevel{&o.log.level}, usage: "The same as --log-level=debug."},
 		{name: "log-package-levels", value: text{new("")}, usage: "Log levels of etcd's packages.", noEffect: "there is one level, --log-level"},
 		{name: "ca-file", value: text{new("")}, usage: "CA bundle for the certificates of clients.", only: "etcd calls it --trusted-ca-file"},
 		{name: "peer-ca-file", value: text{new("")}, usage: "CA bundle for the certificates of members.", only: "etcd calls it --peer-trusted-ca-file"},

@@ -246,3 +246,24 @@ func (v metricsLevel) Set(given string) error {
 	*v.to = level == "extensive"
 	return nil
 }
+
+// lower is a choice in small or capital letters.
+type lower struct{ choice }
+
+func (v lower) Set(given string) error { return v.choice.Set(strings.ToLower(given)) }
+
+// debugLevel is whether everything is logged.
+type debugLevel struct{ level *string }
+
+func (v debugLevel) String() string   { return strconv.FormatBool(*v.level == "debug") }
+func (v debugLevel) IsBoolFlag() bool { return true }
+func (v debugLevel) Set(given string) error {
+	var on bool
+	if err := (boolean{&on}).Set(given); err != nil {
+		return err
+	}
+	if on {
+		*v.level = "debug"
+	}
+	return nil
+}

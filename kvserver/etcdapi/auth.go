@@ -41,6 +41,7 @@ func (s *authService) Authenticate(ctx context.Context, r *pb.AuthenticateReques
 	for ctx.Err() == nil {
 		who, err := checkPassword(s.store.Auth(), r.GetName(), r.GetPassword())
 		if err != nil {
+			s.logger.Warn("refused a login", "user", r.GetName(), "from", caller(ctx), "error", err)
 			return nil, wireError(err)
 		}
 		request := &pb.InternalAuthenticateRequest{Name: who.User, SimpleToken: s.access.Tokens.Seed()}

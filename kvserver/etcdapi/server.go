@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -88,6 +89,7 @@ type api struct {
 	store   Store
 	limits  Limits
 	access  Access
+	logger  *slog.Logger
 }
 
 // Config is what the services serve. All fields are required.
@@ -103,20 +105,24 @@ type Config struct {
 	Credentials credentials.TransportCredentials
 	// Metrics is what is counted.
 	Metrics *metrics.RPC
+	// Logger hears of failed logins, and of requests that take longer than
+	// SlowRequest.
+	Logger      *slog.Logger
+	SlowRequest time.Duration
 }
 
 // NewServer returns a gRPC server with every service registered. Clients that
 // wait for a lock or an election wait no longer than until ctx ends, which is
 // when the member stops.
 func NewServer(ctx context.Context, c Config) *grpc.Server {
-	a, limits := &api{c.Replica, c.Store, c.Limits, c.Access}, c.Limits
+	a, limits := &api{replica: c.Replica, store: c.Store, limits: c.Limits, access: c.Access, logger: c.Logger}, c.Limits
 	server := grpc.NewServer(append(c.Metrics.Options(),
 		grpc.Creds(c.Credentials),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
 		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
-		grpc.ChainUnaryInterceptor(a.requireLeader, a.guardUnary),
+		grpc.ChainUnaryInterceptor((&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
 		grpc.ChainStreamInterceptor(newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
 	)...)
 	kv, leases, watches := &kvService{api: a}, &leaseService{api: a, keeper: c.Leases}, &watchService{api: a, watches: c.Watches}

@@ -22,8 +22,7 @@ type Replica struct {
 	FsyncSeconds prometheus.Histogram
 	LogBytes     prometheus.Gauge
 	// CommitSeconds is how long the state machine took for what it was given at
-	// once, which ends in one write to the store. SlowApplies took longer than
-	// SlowApply.
+	// once, which ends in one write to the store.
 	CommitSeconds prometheus.Histogram
 	SlowApplies   prometheus.Counter
 
@@ -46,12 +45,8 @@ type Replica struct {
 	Peers      Peers
 }
 
-// SlowApply and SlowRead are etcd's (server/etcdserver): what takes longer is
-// counted as slow.
-const (
-	SlowApply = 100 * time.Millisecond
-	SlowRead  = time.Second
-)
+// SlowRead is what a read may wait for before it is counted as slow.
+const SlowRead = time.Second
 
 // Peers is what goes between this member and each other one, whose id, in
 // hexadecimal, is the label.

@@ -16,6 +16,7 @@ import (
 	_ "google.golang.org/grpc/encoding/proto" // the codec that is wrapped
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // RPC is what the serving of clients counts.
@@ -24,6 +25,7 @@ type RPC struct {
 	sent, received prometheus.Counter
 	defragmenting  prometheus.Gauge
 	promoted       prometheus.Counter
+	notPromoted    *prometheus.CounterVec
 	versions       *prometheus.CounterVec
 	byVersion      sync.Map // of versions, by kind and version
 	// durations are of methods that take long.
@@ -40,6 +42,7 @@ func NewRPC(registry prometheus.Registerer, extensive bool) *RPC {
 		received:      f.counter("etcd_network_client_grpc_received_bytes_total", "Bytes of the requests of gRPC clients."),
 		defragmenting: f.gauge("etcd_disk_defrag_inflight", "1 while the store is being defragmented."),
 		promoted:      f.counter("etcd_server_learner_promote_successes", "Learners that this member promoted."),
+		notPromoted:   f.counters("etcd_server_learner_promote_failures", "Learners that this member could not promote.", "Reason"),
 		versions:      f.counters("etcd_server_client_requests_total", "Calls by the API version that the client says it speaks.", "type", "client_api_version"),
 		durations: map[string]prometheus.Observer{
 			pb.Maintenance_Defragment_FullMethodName: f.histogram("etcd_disk_backend_defrag_duration_seconds", "How long defragmentations took.", prometheus.ExponentialBuckets(0.1, 2, 13)),
@@ -79,7 +82,9 @@ func (m *RPC) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo
 	case timed:
 	case info.FullMethod == pb.Cluster_MemberPromote_FullMethodName:
 		response, err := handle(ctx, request)
-		if err == nil {
+		if err != nil {
+			m.notPromoted.WithLabelValues(status.Convert(err).Message()).Inc()
+		} else {
 			m.promoted.Inc()
 		}
 		return response, err

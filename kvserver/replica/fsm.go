@@ -3,6 +3,7 @@ package replica
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,6 +25,8 @@ type fsm struct {
 	fail    func(error)
 	failed  bool
 	metrics *metrics.Replica
+	slow    time.Duration
+	logger  *slog.Logger
 }
 
 // Apply implements raft.FSM; raft uses ApplyBatch.
@@ -54,8 +57,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	took := time.Since(began)
 	f.metrics.CommitSeconds.Observe(took.Seconds())
-	if took > metrics.SlowApply {
+	if took > f.slow {
 		f.metrics.SlowApplies.Inc()
+		f.logger.Warn("applying requests took long", "took", took, "expected", f.slow, "from-index", logs[0].Index, "to-index", logs[len(logs)-1].Index)
 	}
 	for _, entry := range entries {
 		if proposer, ok := machine.BatchProposer(entry.Payload); ok {

@@ -86,6 +86,9 @@ type Config struct {
 	// PeerServices are registered on the peer port, beside the members' own
 	// protocol.
 	PeerServices []func(grpc.ServiceRegistrar)
+	// SlowApply is how long a batch of requests may take to be applied before
+	// that is logged and counted; 0 is 100 ms.
+	SlowApply time.Duration
 	// Metrics is what is counted; nil counts for nobody.
 	Metrics *metrics.Replica
 	Logger  *slog.Logger
@@ -139,6 +142,9 @@ type Replica struct {
 func Start(config Config) (*Replica, error) {
 	if config.Metrics == nil {
 		config.Metrics = metrics.NewReplica(nil)
+	}
+	if config.SlowApply == 0 {
+		config.SlowApply = 100 * time.Millisecond
 	}
 	r := &Replica{
 		config:  config,

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -447,7 +448,7 @@ func TestInstallReplacesRaftWhenTheLogDiverged(t *testing.T) {
 				t.Fatal(err)
 			}
 			replaced := false
-			adapter := &fsm{machine: m, snapshots: into, log: log, progress: &progress{}, metrics: metrics.NewReplica(nil), replace: func() { replaced = true }}
+			adapter := &fsm{machine: m, snapshots: into, log: log, progress: &progress{}, metrics: metrics.NewReplica(nil), slow: time.Hour, replace: func() { replaced = true }}
 			if err := adapter.Restore(io.NopCloser(strings.NewReader(""))); err != nil {
 				t.Fatal(err)
 			}

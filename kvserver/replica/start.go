@@ -206,7 +206,7 @@ func (r *Replica) startRaft() error {
 	machineAdapter := &fsm{
 		machine: r.machine, snapshots: r.snapshots, log: r.log,
 		progress: r.progress, waiters: r.waiters, led: r.leadership.applied,
-		replace: r.askForReplacement, fail: r.fail, metrics: r.config.Metrics,
+		replace: r.askForReplacement, fail: r.fail, metrics: r.config.Metrics, slow: r.config.SlowApply, logger: r.logger,
 	}
 	instance, err := newRaft(r.raftConfig(), machineAdapter, r.log, r.snapshots, r.transport)
 	if err != nil {
