@@ -129,7 +129,7 @@ func (r *run) fail(err error) {
 	const last = 15
 	list := r.done
 	if *shrink > 0 {
-		list = shorten(r.t, r.settings, r.done, *shrink)
+		list, err = shorten(r.t, r.settings, r.done, err, *shrink)
 	}
 	var b strings.Builder
 	from := max(0, len(list)-last)
@@ -139,7 +139,7 @@ func (r *run) fail(err error) {
 	for i, s := range list[from:] {
 		fmt.Fprintf(&b, "%6d %v\n", from+i+1, s)
 	}
-	r.t.Errorf("step %d: %v\n%v\n\nthe last of %d steps (-shrink 1m tries to do with fewer):\n%s", len(r.done), r.done[len(r.done)-1], err, len(list), &b)
+	r.t.Errorf("step %d: %v\n%v\n\nthe last of %d steps (-shrink 1m tries to do with fewer):\n%s", len(r.done), list[len(list)-1], err, len(list), &b)
 }
 
 // errBroken is what a replay that does not work is ended by.
@@ -165,22 +165,22 @@ func replay(t *testing.T, with settings, steps []step) (at int, err error) {
 }
 
 // shorten leaves steps out as long as what is left fails: first many at a
-// time, then fewer.
-func shorten(t *testing.T, with settings, steps []step, limit time.Duration) []step {
+// time, then fewer. It returns how that fails.
+func shorten(t *testing.T, with settings, steps []step, failure error, limit time.Duration) ([]step, error) {
 	deadline := time.Now().Add(limit)
 	for chunk := len(steps) / 2; chunk > 0; chunk /= 2 {
 		for begin := len(steps) - 1 - chunk; begin > -chunk && len(steps) > 1; begin -= chunk {
 			if time.Now().After(deadline) {
-				return steps
+				return steps, failure
 			}
 			rest := append(append([]step{}, steps[:max(0, begin)]...), steps[min(len(steps)-1, begin+chunk):]...)
 			if at, err := replay(t, with, rest); err != nil && !errors.Is(err, errBroken) {
-				steps = rest[:at+1]
+				steps, failure = rest[:at+1], err
 				begin = min(begin, len(steps)-1)
 			}
 		}
 	}
-	return steps
+	return steps, failure
 }
 
 // epilogue ends a run where everything can be looked at.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 var leaseIDs = []int64{1, 2, 3, 4, 5, 0x7f, 0x80, 0x81, 0x12ff, 0x1300, 0x1301, 1 << 62, math.MaxInt64, math.MinInt64, -1, -2, -3}
@@ -97,7 +98,10 @@ func (g *generator) maintenance() step {
 		version := pick(g, "3.6.0", "3.6", "3.6.7", "3.7.0", "3.5.0", "new", "", "3.6.0-rc.1", "-1.2.3", "3.8")
 		action := pick(g, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_CANCEL, 7)
 		return g.by("Maintenance.Downgrade", &pb.DowngradeRequest{Action: action, Version: version})
-	case 6, 7, 8, 9, 10, 11, 12, 13, 14, 15:
+	case 6:
+		service := pick(g, "", "etcdserverpb.KV", "none")
+		return call{g.user(), "grpc.health.v1.Health.Check", &healthpb.HealthCheckRequest{Service: service}}
+	case 7, 8, 9, 10, 11, 12, 13, 14, 15:
 		return g.by("Cluster.MemberList", &pb.MemberListRequest{Linearizable: g.oneIn(2)})
 	case 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29:
 		return g.by("Maintenance.Status", &pb.StatusRequest{})

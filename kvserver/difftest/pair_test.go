@@ -27,6 +27,8 @@ const (
 	startTimeout = time.Minute
 	// stepTimeout is far more than a request takes on a busy machine.
 	stepTimeout = time.Minute
+	// never is longer than any run: only progress that was asked for is compared.
+	never = 100 * time.Hour
 	// tokenTTL is longer than any run, in seconds: when a token expires is not
 	// compared here.
 	tokenTTL = 1 << 20
@@ -128,6 +130,7 @@ func (p *pair) startEtcd() (address string, err error) {
 	config.LogLevel, config.LogOutputs = "fatal", []string{"stderr"} // what ends the process
 	config.UnsafeNoFsync = true
 	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = uint(bcrypt.MinCost), p.token, tokenTTL
+	config.WatchProgressNotifyInterval = never
 	anyPort := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	config.ListenClientUrls, config.AdvertiseClientUrls = anyPort, anyPort
 	config.ListenPeerUrls, config.AdvertisePeerUrls = anyPort, anyPort
@@ -149,6 +152,7 @@ func (p *pair) startOurs() (address string, err error) {
 	config := kvserver.Default()
 	config.DataDir, config.Logger = filepath.Join(p.dir, "ours"), slog.New(slog.NewTextHandler(io.Discard, nil))
 	config.BcryptCost, config.AuthToken, config.AuthTokenTTL = bcrypt.MinCost, p.token, tokenTTL*time.Second
+	config.WatchProgressNotifyInterval = never
 	config.ListenPeerURLs = []string{"http://127.0.0.1:0"}
 	config.ListenClientURLs = []string{"http://127.0.0.1:0"}
 	server, err := kvserver.Start(config)
