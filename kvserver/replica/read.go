@@ -12,12 +12,15 @@ import (
 	"muster/kvserver/replica/peerpb"
 )
 
-// While at least busyRound reads share a round, rounds begin roundGap apart at
-// least: a round costs every member a few messages, however many share it, and
-// so many readers wait for each other much longer than that.
+// After a round that at least busyRound reads shared, the next one waits
+// restFactor times as long as that one took, though not more than longestRest:
+// a round costs every member a few messages, however many share it, and where
+// that many readers compete for the processor, each of them waits much longer
+// for that.
 const (
-	busyRound = 16
-	roundGap  = time.Millisecond
+	busyRound   = 32
+	restFactor  = 3
+	longestRest = 5 * time.Millisecond
 )
 
 // readRequest is one caller, or one other member, waiting for a read index.
@@ -120,16 +123,13 @@ func (r *reader) run(ctx context.Context) {
 		r.rounds.Inc()
 		r.serve(ctx, round)
 		if len(round) >= busyRound {
-			pause(ctx, roundGap-time.Since(begun))
+			pause(ctx, min(restFactor*time.Since(begun), longestRest))
 		}
 	}
 }
 
 // pause waits, though not longer than ctx.
 func pause(ctx context.Context, wait time.Duration) {
-	if wait <= 0 {
-		return
-	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
