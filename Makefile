@@ -24,6 +24,7 @@ LINT := .cache/golangci-lint-$(LINT_VERSION)/golangci-lint
 SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require engine)
 
 BENCH ?= .
+BENCHFLAGS ?=
 FUZZTIME ?= 1m
 TESTFLAGS ?=
 ROUNDS ?= 20
@@ -79,6 +80,9 @@ $(LINT):
 bench: ## run the benchmarks (BENCH=regexp selects)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
+bench-quick: ## compare musterd with etcd on this machine (3 minutes): speed, processor time, memory, restart
+	cd kvserver/benchmark && $(GO) run . $(BENCHFLAGS)
+
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@for package in $$($(GO) list ./...); do \
 	  tests=$$($(GO) test -list '^Fuzz' $$package); \
@@ -95,4 +99,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab lint bench fuzz dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab lint bench bench-quick fuzz dist clean
