@@ -90,10 +90,7 @@ func (g *generator) maintenance() step {
 	case 1:
 		return g.by("Maintenance.Hash", &pb.HashRequest{})
 	case 2:
-		if g.auth.enabled {
-			return restart{g.auth.passwords[root]}
-		}
-		return restart{}
+		return g.restart()
 	case 3, 4, 5:
 		version := pick(g, "3.6.0", "3.6", "3.6.7", "3.7.0", "3.5.0", "new", "", "3.6.0-rc.1", "-1.2.3", "3.8")
 		action := pick(g, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_CANCEL, 7)
@@ -109,6 +106,13 @@ func (g *generator) maintenance() step {
 		r := &pb.AlarmRequest{Action: pick[pb.AlarmRequest_AlarmAction](g, 0, 0, 0, 2), MemberID: g.Uint64N(3), Alarm: pb.AlarmType(g.IntN(3))}
 		return g.by("Maintenance.Alarm", r)
 	}
+}
+
+func (g *generator) restart() step {
+	if g.auth.enabled {
+		return restart{g.auth.passwords[root]}
+	}
+	return restart{}
 }
 
 func (g *generator) hashKV() step {
