@@ -8,18 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/soheilhy/cmux"
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 )
 
 const (
 	openTimeout = 10 * time.Second
+	// idleTimeout ends an HTTP connection on which nothing is asked.
+	idleTimeout = 5 * time.Minute
 	// maxOpening bounds the connections that have not shown their first bytes.
 	maxOpening = 1024
 )
@@ -27,8 +30,17 @@ const (
 // Config describes a port.
 type Config struct {
 	// TLS is nil for plain TCP. It negotiates one of Protocols.
-	TLS     *tls.Config
+	TLS *tls.Config
+	// Handler answers what is not gRPC; nil if nothing else is served.
 	Handler http.Handler
+	// MaxConns bounds the connections that are open at a time; more wait in the
+	// system's queue. 0 is no bound.
+	MaxConns int
+	// MaxConcurrentStreams bounds the HTTP/2 requests under way on one
+	// connection; 0 is Go's bound.
+	MaxConcurrentStreams uint32
+	// Sockets opens the socket; nil is net.Listen.
+	Sockets func(network, address string) (net.Listener, error)
 	// OpenTimeout bounds the TLS handshake together with the wait for the
 	// client's first bytes; 0 is 10 s.
 	OpenTimeout time.Duration
@@ -50,11 +62,20 @@ func Listen(address string, config Config) (*Port, error) {
 	if config.OpenTimeout == 0 {
 		config.OpenTimeout = openTimeout
 	}
-	raw, err := net.Listen("tcp", address)
+	if config.Sockets == nil {
+		config.Sockets = net.Listen
+	}
+	raw, err := config.Sockets("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for clients on %s: %w", address, err)
 	}
+	if config.MaxConns > 0 {
+		raw = netutil.LimitListener(raw, config.MaxConns)
+	}
 	listener := newOpeningListener(raw, config)
+	if config.Handler == nil {
+		return &Port{listener: listener}, nil
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // TLS is already off the connection here
@@ -63,7 +84,9 @@ func Listen(address string, config Config) (*Port, error) {
 		mux:      cmux.New(listener),
 		http: &http.Server{
 			Handler: withTLSState(config.Handler), ConnContext: keepTLSState,
-			Protocols: protocols, ReadHeaderTimeout: openTimeout,
+			Protocols: protocols, ReadHeaderTimeout: config.OpenTimeout, IdleTimeout: idleTimeout,
+			// Go takes anything above the largest int32 for its own default.
+			HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: int(min(config.MaxConcurrentStreams, math.MaxInt32))},
 			ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelDebug),
 		},
 	}, nil
@@ -72,9 +95,28 @@ func Listen(address string, config Config) (*Port, error) {
 // Addr is the listening address.
 func (p *Port) Addr() net.Addr { return p.listener.Addr() }
 
-// Serve answers until Close; grpcServer may be shared by several ports.
+// Serve answers until Close. The server may be shared by several ports; nil
+// leaves everything to the Handler.
 func (p *Port) Serve(grpcServer *grpc.Server) error {
-	grpcConns := p.mux.MatchWithWriters(cmux.HTTP2MatchHeaderFieldPrefixSendSettings("content-type", "application/grpc"))
+	var err error
+	switch {
+	case p.http == nil:
+		err = grpcServer.Serve(opened{p.listener})
+	case grpcServer == nil:
+		if err = p.http.Serve(opened{p.listener}); errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+	default:
+		err = p.serveBoth(grpcServer)
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (p *Port) serveBoth(grpcServer *grpc.Server) error {
+	grpcConns := p.mux.MatchWithWriters(isGRPC)
 	httpConns := p.mux.Match(cmux.Any())
 	var serving sync.WaitGroup
 	serving.Add(2)
@@ -82,9 +124,6 @@ func (p *Port) Serve(grpcServer *grpc.Server) error {
 	go func() { defer serving.Done(); _ = p.http.Serve(matched{Listener: httpConns, settle: true}) }()
 	err := p.mux.Serve()
 	serving.Wait()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
 	return err
 }
 
@@ -92,6 +131,9 @@ func (p *Port) Serve(grpcServer *grpc.Server) error {
 // ctx ends for requests under way.
 func (p *Port) Close(ctx context.Context) error {
 	err := p.listener.Close()
+	if p.http == nil {
+		return err
+	}
 	if shutdown := p.http.Shutdown(ctx); shutdown != nil {
 		err = errors.Join(err, p.http.Close())
 	}
@@ -211,19 +253,38 @@ func (l *openingListener) Close() error {
 	return err
 }
 
-// openingConn lifts the read deadline once the client has shown itself: after
-// that an idle connection is a good connection.
+// openingConn has a read deadline until the client has shown which protocol it
+// speaks: after that an idle connection is a good connection.
 type openingConn struct {
 	net.Conn
 	raw      net.Conn
 	listener *openingListener
-	shown    atomic.Bool
 }
+
+func (c *openingConn) showed() { _ = c.Conn.SetReadDeadline(time.Time{}) }
 
 // Close implements net.Conn.
 func (c *openingConn) Close() error {
 	c.listener.done(c.raw)
 	return c.Conn.Close()
+}
+
+// opened hands on connections whose protocol need not be found out.
+type opened struct{ *openingListener }
+
+// Accept implements net.Listener.
+func (o opened) Accept() (net.Conn, error) {
+	conn, err := o.openingListener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	opening := conn.(*openingConn)
+	opening.listener.done(opening.raw)
+	opening.showed()
+	if secured, ok := opening.Conn.(*tls.Conn); ok {
+		return securedConn{conn, secured.ConnectionState()}, nil
+	}
+	return conn, nil
 }
 
 // matched hands on the connections whose protocol is known.
@@ -242,6 +303,7 @@ func (m matched) Accept() (net.Conn, error) {
 	if sniffed, ok := conn.(*cmux.MuxConn); ok {
 		if opened, ok := sniffed.Conn.(*openingConn); ok {
 			opened.listener.done(opened.raw)
+			opened.showed() // from here on the protocols have limits of their own
 			secured, _ = opened.Conn.(*tls.Conn)
 		}
 	}
@@ -252,12 +314,4 @@ func (m matched) Accept() (net.Conn, error) {
 		return securedConn{conn, secured.ConnectionState()}, nil
 	}
 	return conn, nil
-}
-
-func (c *openingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 && c.shown.CompareAndSwap(false, true) {
-		_ = c.Conn.SetReadDeadline(time.Time{})
-	}
-	return n, err
 }
