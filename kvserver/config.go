@@ -2,6 +2,7 @@ package kvserver
 
 import (
 	"log/slog"
+	"net"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -18,6 +19,9 @@ type Config struct {
 	ListenClientURLs    []string
 	AdvertiseClientURLs []string
 	ListenPeerURLs      []string
+	// ListenClientHTTPURLs, unless empty, serve what is not gRPC, and
+	// ListenClientURLs no longer do.
+	ListenClientHTTPURLs []string
 	// InitialAdvertisePeerURLs must equal this member's URLs in InitialCluster.
 	InitialAdvertisePeerURLs []string
 	// ListenMetricsURLs serve health and metrics only, without client
@@ -54,6 +58,16 @@ type Config struct {
 	MaxRequestBytes      int
 	MaxTxnOps            int
 	MaxConcurrentStreams uint32
+	// GRPCKeepAliveMinTime is how often a client may ping. The member pings an
+	// idle client every GRPCKeepAliveInterval and waits for the answer for
+	// GRPCKeepAliveTimeout; 0 is not at all.
+	GRPCKeepAliveMinTime  time.Duration
+	GRPCKeepAliveInterval time.Duration
+	GRPCKeepAliveTimeout  time.Duration
+	// SocketReusePort shares the ports with other processes.
+	SocketReusePort bool
+	// Inherited are open sockets to listen on, for the addresses they have.
+	Inherited []net.Listener
 	// WatchProgressNotifyInterval is raised to 100 ms, and 0 is the default;
 	// both are etcd's rules.
 	WatchProgressNotifyInterval time.Duration
@@ -130,6 +144,9 @@ func Default() Config {
 		MaxRequestBytes:          1536 * 1024,
 		MaxTxnOps:                128,
 		MaxConcurrentStreams:     1<<32 - 1,
+		GRPCKeepAliveMinTime:     5 * time.Second,
+		GRPCKeepAliveInterval:    2 * time.Hour,
+		GRPCKeepAliveTimeout:     20 * time.Second,
 
 		WatchProgressNotifyInterval: defaultProgressInterval,
 

@@ -3,6 +3,7 @@ package kvserver
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +14,10 @@ import (
 	"muster/kvserver/tlsfiles"
 )
 
-const metricsURLs = "--listen-metrics-urls"
+const (
+	metricsURLs    = "--listen-metrics-urls"
+	clientHTTPURLs = "--listen-client-http-urls"
+)
 
 // check reports every problem of the configuration at once.
 func (c *Config) check() error {
@@ -58,13 +62,14 @@ func (c *Config) check() error {
 		files tlsfiles.Files
 	}{
 		{"--listen-client-urls", c.ListenClientURLs, c.ClientTLS},
+		{clientHTTPURLs, c.ListenClientHTTPURLs, c.ClientTLS},
 		{"--advertise-client-urls", c.AdvertiseClientURLs, c.ClientTLS},
 		{"--listen-peer-urls", c.ListenPeerURLs, c.PeerTLS},
 		{"--initial-advertise-peer-urls", c.InitialAdvertisePeerURLs, c.PeerTLS},
 		{metricsURLs, c.ListenMetricsURLs, c.ClientTLS},
 	}
 	for _, list := range lists {
-		if len(list.urls) == 0 && list.flag != metricsURLs {
+		if len(list.urls) == 0 && list.flag != metricsURLs && list.flag != clientHTTPURLs {
 			complain("%s is empty", list.flag)
 		}
 		for _, raw := range list.urls {
@@ -73,6 +78,11 @@ func (c *Config) check() error {
 			} else if strings.HasPrefix(raw, "https:") && !list.files.Enabled() && !list.files.Auto {
 				complain("%s has %s but no certificate is given; add the cert-file and key-file flags", list.flag, raw)
 			}
+		}
+	}
+	for _, raw := range c.ListenClientHTTPURLs {
+		if slices.Contains(c.ListenClientURLs, raw) {
+			complain("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", raw)
 		}
 	}
 	return errors.Join(errs...)

@@ -6,8 +6,11 @@ import (
 	"math"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"go.etcd.io/etcd/pkg/v3/runtime"
 
 	"muster/kvserver/clientport"
 	"muster/kvserver/etcdapi"
@@ -70,11 +73,22 @@ func (c *Config) clientTLS() (*tls.Config, error) {
 	if !c.ClientTLS.Enabled() && !c.ClientTLS.Auto {
 		return nil, nil
 	}
-	credentials, err := c.credentials(c.ClientTLS, "client", c.ListenClientURLs)
+	credentials, err := c.credentials(c.ClientTLS, "client", slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs))
 	if err != nil {
 		return nil, fmt.Errorf("client certificates: %w", err)
 	}
 	return credentials.Server(clientport.Protocols()...), nil
+}
+
+// maxClients leaves some of the files that the process may have open to the log
+// and the store, as etcd does.
+func maxClients() int {
+	const reserved = 150
+	limit, err := runtime.FDLimit()
+	if err != nil || limit <= 2*reserved {
+		return 0
+	}
+	return int(min(limit-reserved, math.MaxInt32))
 }
 
 // credentials opens the files of a port; what is not there and is to be made
@@ -98,6 +112,9 @@ func (c *Config) limits() etcdapi.Limits {
 		MaxTxnOps:            c.MaxTxnOps,
 		QuotaBytes:           c.quota(),
 		MaxConcurrentStreams: c.MaxConcurrentStreams,
+		KeepAliveMinTime:     c.GRPCKeepAliveMinTime,
+		KeepAliveInterval:    c.GRPCKeepAliveInterval,
+		KeepAliveTimeout:     c.GRPCKeepAliveTimeout,
 		MinLeaseTTL:          c.minLeaseTTL(),
 		ElectionTimeout:      c.ElectionTimeout,
 		RequestTimeout:       c.requestTimeout(),

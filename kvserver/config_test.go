@@ -24,6 +24,7 @@ func TestConfigSaysEverythingThatIsWrong(t *testing.T) {
 		"short election":   {func(c *Config) { c.ElectionTimeout = 499 * time.Millisecond }, []string{"--election-timeout 499ms must be at least five times --heartbeat-interval 100ms"}},
 		"long election":    {func(c *Config) { c.ElectionTimeout = 51 * time.Second }, []string{"--election-timeout 51s is longer than 50s"}},
 		"short heartbeat":  {func(c *Config) { c.HeartbeatInterval = time.Millisecond }, []string{"--heartbeat-interval 1ms is shorter than 10ms"}},
+		"two on one URL":   {func(c *Config) { c.ListenClientHTTPURLs = c.ListenClientURLs }, []string{"cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379"}},
 		"no such state":    {func(c *Config) { c.InitialClusterState = "old" }, []string{`--initial-cluster-state "old" is neither new nor existing`}},
 		"nothing to join":  {func(c *Config) { c.InitialClusterState = "existing" }, []string{"this version cannot join a running cluster", "give this member its own --data-dir"}},
 		"no URL":           {func(c *Config) { c.ListenClientURLs = nil }, []string{"--listen-client-urls is empty"}},

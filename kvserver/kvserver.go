@@ -7,10 +7,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +22,7 @@ import (
 	"muster/kvserver/httpapi"
 	"muster/kvserver/lease"
 	"muster/kvserver/replica"
+	"muster/kvserver/sockets"
 	"muster/kvserver/token"
 	"muster/kvserver/watch"
 )
@@ -42,6 +41,7 @@ type Server struct {
 	clients []*clientport.Port
 	probes  []*http.Server
 	metrics *memberMetrics
+	sockets *sockets.Sockets
 	failed  chan error
 	serving sync.WaitGroup
 	stop    context.CancelFunc // ends what Close does not end otherwise
@@ -72,6 +72,8 @@ func Start(config Config) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{config: config, failed: make(chan error, 1), stop: stop}
+	s.sockets = sockets.New(sockets.Options{ReusePort: config.SocketReusePort, Inherited: config.Inherited})
+	replicaConfig.Sockets = s.sockets.Listen
 	s.metrics = newMetrics(config)
 	replicaConfig.Metrics = s.metrics.replica
 	var leases *lease.Service
@@ -142,25 +144,7 @@ func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 		web.Gateway = s.gateway
 		s.serve("the JSON gateway", func() error { return s.grpc.Serve(s.gateway.Listener()) })
 	}
-	handler := httpapi.NewClientHandler(web)
-	for _, raw := range s.config.ListenClientURLs {
-		secured := clientTLS
-		if strings.HasPrefix(raw, "http:") {
-			secured = nil
-		}
-		port, err := clientport.Listen(hostPort(raw), clientport.Config{TLS: secured, Handler: handler, Logger: s.config.Logger})
-		if err != nil {
-			return err
-		}
-		s.clients = append(s.clients, port)
-		s.serve("clients", func() error { return port.Serve(s.grpc) })
-	}
-	for _, raw := range s.config.ListenMetricsURLs {
-		if err := s.listenMetrics(raw, clientTLS, httpapi.NewMetricsHandler(web)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.listenClients(clientTLS, web)
 }
 
 // access prepares for clients that say who they are.
@@ -189,25 +173,6 @@ func (s *Server) admission() httpapi.Admission {
 			return s.config.ClientTLS.RequireClientCert && s.config.EnableGRPCGateway && users.Auth().Enabled()
 		},
 	}
-}
-
-// listenMetrics serves health and metrics. As in etcd an https URL here uses
-// the client port's certificate and asks for clients' in the same way.
-func (s *Server) listenMetrics(raw string, clientTLS *tls.Config, handler http.Handler) error {
-	listener, err := net.Listen("tcp", hostPort(raw))
-	if err != nil {
-		return fmt.Errorf("listen for metrics on %s: %w", raw, err)
-	}
-	if strings.HasPrefix(raw, "https:") {
-		listener = tls.NewListener(listener, clientTLS)
-	}
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog: slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
-	}
-	s.probes = append(s.probes, server)
-	s.serve("metrics", func() error { return server.Serve(listener) })
-	return nil
 }
 
 func (s *Server) serve(what string, run func() error) {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"go.etcd.io/etcd/api/v3/version"
 	"google.golang.org/grpc/grpclog"
@@ -66,6 +67,9 @@ func run(ctx context.Context, args, environment []string, stdout, stderr io.Writ
 		logger.Warn(note)
 	}
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, slogWriter{logger}))
+	if options.config.Inherited, err = activation.Listeners(); err != nil {
+		return fmt.Errorf("take over the sockets that systemd has opened: %w", err)
+	}
 	server, err := kvserver.Start(options.config)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"net/http"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -64,6 +65,11 @@ type Limits struct {
 	MaxTxnOps int
 	// MaxConcurrentStreams bounds the requests under way on one connection.
 	MaxConcurrentStreams uint32
+	// KeepAliveMinTime is how often a client may ping; it is pinged itself every
+	// KeepAliveInterval, and has to answer within KeepAliveTimeout. 0 is not at
+	// all.
+	KeepAliveMinTime                    time.Duration
+	KeepAliveInterval, KeepAliveTimeout time.Duration
 	// QuotaBytes is what the store may have in use before puts, leases and
 	// transactions with puts are refused; negative for no bound.
 	QuotaBytes int64
@@ -116,12 +122,18 @@ type Config struct {
 // when the member stops.
 func NewServer(ctx context.Context, c Config) *grpc.Server {
 	a, limits := &api{replica: c.Replica, store: c.Store, limits: c.Limits, access: c.Access, logger: c.Logger}, c.Limits
-	server := grpc.NewServer(append(c.Metrics.Options(),
+	options := c.Metrics.Options()
+	if limits.KeepAliveMinTime > 0 {
+		options = append(options, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: limits.KeepAliveMinTime}))
+	}
+	if limits.KeepAliveInterval > 0 && limits.KeepAliveTimeout > 0 {
+		options = append(options, grpc.KeepaliveParams(keepalive.ServerParameters{Time: limits.KeepAliveInterval, Timeout: limits.KeepAliveTimeout}))
+	}
+	server := grpc.NewServer(append(options,
 		grpc.Creds(c.Credentials),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
 		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
+		grpc.MaxHeaderListSize(http.DefaultMaxHeaderBytes),
 		grpc.ChainUnaryInterceptor((&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
 		grpc.ChainStreamInterceptor(newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
 	)...)

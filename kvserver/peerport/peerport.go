@@ -59,6 +59,8 @@ type Config struct {
 	// Traffic returns what counts the bytes that go to and come from a member.
 	// Nil counts for nobody.
 	Traffic func(member uint64) (sent, received Counter)
+	// Sockets opens the sockets; nil is net.Listen.
+	Sockets func(network, address string) (net.Listener, error)
 	// OpenTimeout bounds TLS and the opening line together, so that a stalled
 	// stranger holds a slot for a bounded time; 0 is 10 s.
 	OpenTimeout time.Duration
@@ -84,6 +86,9 @@ func Listen(addresses []string, config Config) (*Port, error) {
 	if config.OpenTimeout == 0 {
 		config.OpenTimeout = handshakeTimeout
 	}
+	if config.Sockets == nil {
+		config.Sockets = net.Listen
+	}
 	p := &Port{
 		config:  config,
 		slots:   make(chan struct{}, maxHandshakes),
@@ -91,7 +96,7 @@ func Listen(addresses []string, config Config) (*Port, error) {
 		opening: map[net.Conn]struct{}{},
 	}
 	for _, address := range addresses {
-		listener, err := net.Listen("tcp", address)
+		listener, err := config.Sockets("tcp", address)
 		if err != nil {
 			_ = p.Close()
 			return nil, fmt.Errorf("listen for peers on %s: %w", address, err)

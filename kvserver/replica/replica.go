@@ -76,6 +76,8 @@ type Config struct {
 	ServerTLS, ClientTLS *tls.Config
 	// CheckAddress judges where a peer's certificate is used from; see peerport.
 	CheckAddress func(context.Context, *x509.Certificate, net.Addr) error
+	// Sockets opens the peer port's sockets; nil is net.Listen.
+	Sockets func(network, address string) (net.Listener, error)
 	// ElectionTimeout is how long a member waits for a leader's sign of life,
 	// and how long a log write may hang before a leader gives way. At least
 	// 50 ms.
@@ -201,7 +203,7 @@ func (r *Replica) open() error {
 	if r.port, err = peerport.Listen(r.config.PeerListen, peerport.Config{
 		Cluster: uint64(r.identity.Cluster), Member: r.Member(),
 		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS, CheckAddress: r.config.CheckAddress,
-		Authorize: r.authorize, Traffic: r.config.Metrics.Peers.Traffic, Logger: r.logger,
+		Authorize: r.authorize, Traffic: r.config.Metrics.Peers.Traffic, Sockets: r.config.Sockets, Logger: r.logger,
 	}); err != nil {
 		return err
 	}

@@ -18,8 +18,8 @@ import (
 type Options struct {
 	// ReusePort lets several processes listen on one port.
 	ReusePort bool
-	// Inherited are open already. Who listens on the address of one gets it; the
-	// rest is closed by Close.
+	// Inherited are open already; those that are nil count for nothing. Who
+	// listens on the address of one gets it; the rest is closed by Close.
 	Inherited []net.Listener
 }
 
@@ -33,7 +33,8 @@ type Sockets struct {
 
 // New returns the opener of sockets.
 func New(options Options) *Sockets {
-	return &Sockets{options: options, inherited: slices.Clone(options.Inherited)}
+	inherited := slices.DeleteFunc(slices.Clone(options.Inherited), func(listener net.Listener) bool { return listener == nil })
+	return &Sockets{options: options, inherited: inherited}
 }
 
 // Listen is net.Listen for TCP.

@@ -28,7 +28,7 @@ func TestPortIsShared(t *testing.T) {
 func TestInheritedSockets(t *testing.T) {
 	open := listen(t, New(Options{}), "127.0.0.1:0")
 	other := listen(t, New(Options{}), "127.0.0.1:0")
-	s := New(Options{Inherited: []net.Listener{open, other}})
+	s := New(Options{Inherited: []net.Listener{open, nil, other}})
 	if got := listen(t, s, open.Addr().String()); got != open {
 		t.Error("a socket that is open is opened again")
 	}
