@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"golang.org/x/crypto/bcrypt"
 
 	"muster/kvserver"
 	"muster/kvserver/internal/loopback"
@@ -35,6 +36,7 @@ func startJudge(t *testing.T) *cluster {
 	t.Helper()
 	config := embed.NewConfig()
 	config.Dir, config.LogLevel, config.UnsafeNoFsync = filepath.Join(t.TempDir(), "etcd"), "fatal", true
+	config.BcryptCost = uint(bcrypt.MinCost)
 	client, peer := url.URL{Scheme: "http", Host: loopback.Address(t)}, url.URL{Scheme: "http", Host: loopback.Address(t)}
 	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
@@ -58,7 +60,7 @@ func startCluster(t *testing.T) *cluster {
 	for i := range configs {
 		config := kvserver.Default()
 		config.Name, config.DataDir = fmt.Sprint("m", i), filepath.Join(t.TempDir(), "data")
-		config.Logger = slog.New(slog.DiscardHandler)
+		config.Logger, config.BcryptCost = slog.New(slog.DiscardHandler), bcrypt.MinCost
 		client, peer := "http://"+loopback.Address(t), "http://"+loopback.Address(t)
 		config.ListenClientURLs, config.AdvertiseClientURLs = []string{client}, []string{client}
 		config.ListenPeerURLs, config.InitialAdvertisePeerURLs = []string{peer}, []string{peer}

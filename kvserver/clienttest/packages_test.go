@@ -38,6 +38,7 @@ func TestUpstreamPackages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c) })
 	}
+	t.Run("auth", func(t *testing.T) { testAuth(t, c) }) // last: the others do not log in
 }
 
 // What one client caches under a lease another one changes nevertheless.
