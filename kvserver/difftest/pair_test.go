@@ -54,6 +54,7 @@ type pair struct {
 	// whether history may still be being removed.
 	compactions map[int64]bool
 	compacting  bool
+	restarts    int
 	restarted   int64 // the revision that was compacted when the servers restarted
 
 	mu      sync.Mutex

@@ -33,6 +33,13 @@ var regressions = []struct {
 		ask("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: -3}),
 		ask("KV.Range", &pb.RangeRequest{Key: k("a"), RangeEnd: k("c")}),
 	}},
+	{"leases that expire first are listed first", []step{
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: 11, TTL: 300_000}),
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: 12, TTL: 200_000}),
+		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: 13, TTL: 200_000}),
+		keepAlive{nobody, []int64{12}},
+		ask("Lease.LeaseLeases", &pb.LeaseLeasesRequest{}),
+	}},
 	{"what the log has of a request may not be too large", []step{
 		ask("KV.Put", &pb.PutRequest{Key: k("large"), Value: make([]byte, 1536*1024-60)}),
 		ask("KV.Put", &pb.PutRequest{Key: k("large"), Value: make([]byte, 1536*1024-20)}),

@@ -307,7 +307,7 @@ func compare(p *pair, request proto.Message, want, got answer) error {
 	}
 	// What comes from one message may not be changed: it is shown as it came.
 	etcds, ours := proto.Clone(want.response), proto.Clone(got.response)
-	wantSet, gotSet := mask(request, etcds), mask(request, ours)
+	wantSet, gotSet := mask(p, request, etcds), mask(p, request, ours)
 	if proto.Equal(etcds, ours) && cmp.Equal(wantSet, gotSet) {
 		return nil
 	}

@@ -363,6 +363,7 @@ func (r restart) run(ctx context.Context, p *pair) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	p.restarts++
 	p.restarted = p.watches.compacted
 	clear(p.watches.streams)
 	clear(p.etcd.tokens)

@@ -16,6 +16,8 @@ import (
 type LeaseKeeper interface {
 	Renew(ctx context.Context, id int64) (ttl int64, err error)
 	TimeToLive(ctx context.Context, id int64) (granted, left int64, err error)
+	// SortByExpiry puts the leases that expire first to the front, on the leader.
+	SortByExpiry(ids []int64)
 }
 
 type leaseService struct {
@@ -94,6 +96,7 @@ func (s *leaseService) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest
 	if err := s.mayUseLeases(ctx, ids, mayRead); err != nil {
 		return nil, wireError(err)
 	}
+	s.keeper.SortByExpiry(ids)
 	response := &pb.LeaseLeasesResponse{Header: s.headerNow()}
 	for _, id := range ids {
 		response.Leases = append(response.Leases, &pb.LeaseStatus{ID: id})

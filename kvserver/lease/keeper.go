@@ -15,6 +15,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -316,6 +317,28 @@ func (k *Keeper) leftHere(ctx context.Context, id int64) (machine.Lease, time.Du
 		return machine.Lease{}, 0, ErrNotFound
 	}
 	return lease.Lease, max(0, lease.expiry.Sub(k.config.Now())), nil
+}
+
+// SortByExpiry sorts leases as etcd lists them: those that expire first come
+// first. A member that does not lead knows of no expiry, and leaves them as they
+// are.
+func (k *Keeper) SortByExpiry(ids []int64) {
+	if _, err := k.lead(); err != nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	slices.SortStableFunc(ids, func(a, b int64) int {
+		return k.expiryLocked(a).Compare(k.expiryLocked(b))
+	})
+}
+
+// expiryLocked is that of a lease that is gone already, too: long ago.
+func (k *Keeper) expiryLocked(id int64) time.Time {
+	if lease, ok := k.leases[id]; ok {
+		return lease.expiry
+	}
+	return time.Time{}
 }
 
 // confirm proves that this member leads now, and that it has applied every
