@@ -15,6 +15,8 @@ import (
 type Config struct {
 	Name    string
 	DataDir string
+	// WALDir is where the log of a new member goes; empty is in DataDir.
+	WALDir string
 
 	ListenClientURLs    []string
 	AdvertiseClientURLs []string
@@ -54,10 +56,13 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	ElectionTimeout   time.Duration
 	// SnapshotCount is how many log entries are kept before they are cut.
-	SnapshotCount        uint64
-	MaxRequestBytes      int
-	MaxTxnOps            int
-	MaxConcurrentStreams uint32
+	SnapshotCount uint64
+	// SnapshotCatchUpEntries is how many of them are left for members that are a
+	// little behind; 64 at least.
+	SnapshotCatchUpEntries uint64
+	MaxRequestBytes        int
+	MaxTxnOps              int
+	MaxConcurrentStreams   uint32
 	// GRPCKeepAliveMinTime is how often a client may ping. The member pings an
 	// idle client every GRPCKeepAliveInterval and waits for the answer for
 	// GRPCKeepAliveTimeout; 0 is not at all.
@@ -141,6 +146,7 @@ func Default() Config {
 		HeartbeatInterval:        100 * time.Millisecond,
 		ElectionTimeout:          time.Second,
 		SnapshotCount:            10000,
+		SnapshotCatchUpEntries:   5000,
 		MaxRequestBytes:          1536 * 1024,
 		MaxTxnOps:                128,
 		MaxConcurrentStreams:     1<<32 - 1,

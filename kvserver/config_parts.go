@@ -50,7 +50,8 @@ func (c *Config) replica() (replica.Config, error) {
 	config := replica.Config{
 		Dir: c.DataDir, Cluster: cluster, Self: self, ClientURLs: c.AdvertiseClientURLs,
 		ElectionTimeout: c.ElectionTimeout,
-		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes,
+		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes, TrailingEntries: c.SnapshotCatchUpEntries,
+		LogDir:    c.WALDir,
 		SlowApply: c.WarningApplyDuration,
 		Logger:    c.Logger,
 	}

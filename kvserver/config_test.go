@@ -127,3 +127,24 @@ func TestStartFails(t *testing.T) {
 		})
 	}
 }
+
+// The log may be on a disk of its own; the data directory knows where.
+func TestLogOnADiskOfItsOwn(t *testing.T) {
+	config := single(t)
+	config.WALDir = filepath.Join(t.TempDir(), "wal")
+	for _, again := range []string{config.WALDir, ""} {
+		config.WALDir = again
+		server, err := Start(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-server.Ready():
+		case <-time.After(30 * time.Second):
+			t.Fatal("not ready")
+		}
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -101,8 +101,8 @@ func TestParseErrors(t *testing.T) {
 		"below nothing":        {args: []string{"--max-txn-ops=-1"}, want: `invalid value "-1" for flag -max-txn-ops: write a whole number, 0 to 9223372036854775807`},
 		"environment":          {environment: []string{"ETCD_ELECTION_TIMEOUT=x"}, want: `environment variable ETCD_ELECTION_TIMEOUT="x": write whole milliseconds`},
 		"flag and environment": {args: []string{"--name=f"}, environment: []string{"ETCD_NAME=e"}, want: `environment variable ETCD_NAME and the flag --name are both given; unset the variable or leave the flag out`},
-		"unsupported":          {args: []string{"--wal-dir=/w"}, want: `invalid value "/w" for flag -wal-dir: not supported by this version: the log is kept in the data directory; leave --wal-dir out`},
-		"unsupported, boolean": {args: []string{"--enable-distributed-tracing"}, want: `invalid boolean flag enable-distributed-tracing: not supported by this version: traces are not sent; leave --enable-distributed-tracing out`},
+		"unsupported":          {args: []string{"--ca-file=/w"}, want: `invalid value "/w" for flag -ca-file: not supported by this version: etcd calls it --trusted-ca-file; leave --ca-file out`},
+		"unsupported choice":   {args: []string{"--proxy=on"}, want: `invalid value "on" for flag -proxy: not supported by this version: musterd is not a proxy; leave --proxy out`},
 		"not advertised":       {args: []string{"--listen-client-urls=http://127.0.0.1:1"}, want: `--advertise-client-urls is required when --listen-client-urls is set explicitly`},
 		"no such file":         {args: []string{"--config-file=/no/such/file"}, want: `read --config-file: open /no/such/file: no such file or directory`},
 		"file: not YAML":       {file: "name: [", want: `read --config-file FILE: yaml: line 1: did not find expected node content`},
@@ -222,7 +222,8 @@ func TestConfigFile(t *testing.T) {
 	want.StrictReconfigCheck, want.EnablePprof = false, true
 	want.InitialCluster, want.InitialClusterToken = "infra0=http://localhost:3380", "a-token"
 	want.ClientTLS = tlsfiles.Files{Cert: "/pki/server.crt", Key: "/pki/server.key", CA: "/pki/ca.crt", RequireClientCert: true}
-	want.PeerTLS = tlsfiles.Files{Cert: "/pki/peer.crt", Key: "/pki/peer.key", CA: "/pki/peer-ca.crt", RequireClientCert: true}
+	want.PeerTLS = tlsfiles.Files{Cert: "/pki/peer.crt", Key: "/pki/peer.key", CA: "/pki/peer-ca.crt", RequireClientCert: true, AllowedCNs: []string{"m0", "m1"}, SkipAddressCheck: true}
+	want.WatchProgressNotifyInterval, want.GRPCKeepAliveInterval = 5*time.Minute, time.Hour
 	if diff := cmp.Diff(want, got.config); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)
 	}

@@ -62,7 +62,7 @@ func (o *options) memberRows() []row {
 	return []row{
 		{name: "name", value: text{&c.Name}, usage: "Human-readable name of this member."},
 		{name: "data-dir", value: text{&c.DataDir}, usage: "Data directory; ${name}.etcd when empty."},
-		{name: "wal-dir", value: text{new("")}, usage: "Directory of the log.", only: "the log is kept in the data directory"},
+		{name: "wal-dir", value: text{&c.WALDir}, usage: "Directory of the log of a new member, as on a disk of its own; in the data directory when empty."},
 		{name: "snapshot-count", value: number[uint64]{&c.SnapshotCount}, usage: "Committed log entries after which the log is cut."},
 		{name: "heartbeat-interval", value: millis(&c.HeartbeatInterval), usage: "Milliseconds between a leader's signs of life."},
 		{name: "election-timeout", value: millis(&c.ElectionTimeout), usage: "Milliseconds without a sign of life before an election."},
@@ -202,7 +202,7 @@ func (o *options) loggingRows() []row {
 func tracingRows() []row {
 	const none = "traces are not sent"
 	return []row{
-		{name: "enable-distributed-tracing", old: []string{"experimental-enable-distributed-tracing"}, value: boolean{new(false)}, usage: "Send traces to an OpenTelemetry collector.", only: none},
+		{name: "enable-distributed-tracing", old: []string{"experimental-enable-distributed-tracing"}, value: boolean{new(false)}, usage: "Send traces to an OpenTelemetry collector.", noEffect: none},
 		{name: "distributed-tracing-address", old: []string{"experimental-distributed-tracing-address"}, value: text{new("localhost:4317")}, usage: "Address of the collector.", noEffect: none},
 		{name: "distributed-tracing-service-name", old: []string{"experimental-distributed-tracing-service-name"}, value: text{new("etcd")}, usage: "Name of the cluster in traces.", noEffect: none},
 		{name: "distributed-tracing-instance-id", old: []string{"experimental-distributed-tracing-instance-id"}, value: text{new("")}, usage: "Name of this member in traces.", noEffect: none},
@@ -222,14 +222,14 @@ func (o *options) featureRows() []row {
 		{name: "max-learners", old: []string{"experimental-max-learners"}, value: number[int]{&c.MaxLearners}, usage: "Most learners that the cluster may have.", noEffect: "members are not changed while running"},
 		{name: "compaction-sleep-interval", old: []string{"experimental-compaction-sleep-interval"}, value: span{new(10 * time.Millisecond)}, usage: "Pause between the steps of a compaction.", noEffect: "old revisions are removed behind the traffic, in small steps"},
 		{name: "downgrade-check-time", old: []string{"experimental-downgrade-check-time"}, value: span{new(5 * time.Second)}, usage: "How often a downgrade under way is looked at.", noEffect: "there is one version to serve"},
-		{name: "snapshot-catchup-entries", old: []string{"experimental-snapshot-catchup-entries", "experimental-snapshot-catch-up-entries"}, value: number[uint64]{new(uint64(5000))}, usage: "Entries kept for slow followers when the log is cut.", noEffect: "as many as --snapshot-count are kept"},
+		{name: "snapshot-catchup-entries", old: []string{"experimental-snapshot-catchup-entries", "experimental-snapshot-catch-up-entries"}, value: number[uint64]{&c.SnapshotCatchUpEntries}, usage: "Entries kept for slow followers when the log is cut."},
 	}
 }
 
 func (o *options) unsafeRows() []row {
 	return []row{
 		{name: "force-new-cluster", value: boolean{&o.config.ForceNewCluster}, usage: "Make this member's data a new cluster of one.", only: "a cluster is not cut down to one member"},
-		{name: "unsafe-no-fsync", value: boolean{new(false)}, usage: "Do not flush writes to the disk. Loses data.", only: "every acknowledged write is on the disk"},
+		{name: "unsafe-no-fsync", value: boolean{new(false)}, usage: "Do not flush writes to the disk.", noEffect: "every acknowledged write is on the disk"},
 	}
 }
 

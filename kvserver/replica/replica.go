@@ -64,6 +64,8 @@ var (
 type Config struct {
 	// Dir is the data directory; it is made with mode 0700 when missing.
 	Dir string
+	// LogDir is where the raft log of a new member goes; empty is in Dir.
+	LogDir string
 	// Cluster and Self are the founding members and this one among them.
 	Cluster membership.Cluster
 	Self    membership.Peer
@@ -85,6 +87,9 @@ type Config struct {
 	// SnapshotEntries and SnapshotBytes are how much the log grows before a
 	// snapshot lets it be cut.
 	SnapshotEntries, SnapshotBytes uint64
+	// TrailingEntries bounds the log kept below a snapshot for members that are
+	// a little behind; 0 is 5000.
+	TrailingEntries uint64
 	// PeerServices are registered on the peer port, beside the members' own
 	// protocol.
 	PeerServices []func(grpc.ServiceRegistrar)
@@ -145,6 +150,9 @@ func Start(config Config) (*Replica, error) {
 	if config.Metrics == nil {
 		config.Metrics = metrics.NewReplica(nil)
 	}
+	if config.TrailingEntries == 0 {
+		config.TrailingEntries = trailingEntries
+	}
 	if config.SlowApply == 0 {
 		config.SlowApply = 100 * time.Millisecond
 	}
@@ -182,9 +190,9 @@ func (r *Replica) open() error {
 	if r.machine, err = machine.Open(filepath.Join(r.config.Dir, "kv"), machine.Options{Logger: r.logger, OnFatal: r.fail, Operations: r.config.Metrics.Operations}); err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
-	logDir := filepath.Join(r.config.Dir, "log")
-	if err := os.MkdirAll(logDir, 0o700); err != nil {
-		return fmt.Errorf("make the raft log directory: %w", err)
+	logDir, err := openLogDir(r.config.Dir, r.config.LogDir)
+	if err != nil {
+		return err
 	}
 	if r.log, err = openLog(logDir, hashicorpLogger("log", r.logger), r.fail); err != nil {
 		return err

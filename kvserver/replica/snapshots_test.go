@@ -100,7 +100,7 @@ func TestTrailing(t *testing.T) {
 		{1000, 1000 << 20, 256}, // 1 MiB each
 		{10, 10 << 30, minTrailing},
 	} {
-		if got := trailing(test.entries, test.grown); got != test.want {
+		if got := trailing(trailingEntries, test.entries, test.grown); got != test.want {
 			t.Errorf("trailing(%d, %d) is %d, want %d", test.entries, test.grown, got, test.want)
 		}
 	}

@@ -191,7 +191,7 @@ func (r *Replica) raftConfig() *raft.Config {
 	// size a thousandfold.
 	config.SnapshotThreshold = math.MaxUint64
 	config.SnapshotInterval = 24 * time.Hour
-	config.TrailingLogs = trailingEntries
+	config.TrailingLogs = r.config.TrailingEntries
 	config.NoLegacyTelemetry = true
 	config.Logger = hashicorpLogger("raft", r.logger)
 	return config

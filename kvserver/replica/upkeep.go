@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// trailingEntries and trailingBytes bound the log kept below a snapshot
-	// for members that are a little behind, whichever is less.
+	// trailingEntries, unless configured otherwise, and trailingBytes bound the
+	// log kept below a snapshot for members that are a little behind, whichever
+	// is less.
 	trailingEntries = 5000
 	trailingBytes   = 256 << 20
 	// minTrailing entries are always kept: a checkpoint that is sent ends at an
@@ -44,7 +45,7 @@ func (r *Replica) keepSnapshots(ctx context.Context) {
 func (r *Replica) takeSnapshot(entries, grown uint64) error {
 	instance := r.currentRaft()
 	settings := instance.ReloadableConfig()
-	settings.TrailingLogs = trailing(entries, grown)
+	settings.TrailingLogs = trailing(r.config.TrailingEntries, entries, grown)
 	if err := instance.ReloadConfig(settings); err != nil {
 		return fmt.Errorf("set how much log is kept: %w", err)
 	}
@@ -55,11 +56,11 @@ func (r *Replica) takeSnapshot(entries, grown uint64) error {
 }
 
 // trailing turns the byte bound into entries by the recent mean size.
-func trailing(entries, grown uint64) uint64 {
+func trailing(most, entries, grown uint64) uint64 {
 	if entries == 0 || grown == 0 {
-		return trailingEntries
+		return most
 	}
-	return min(trailingEntries, max(minTrailing, trailingBytes*entries/grown))
+	return max(minTrailing, min(most, trailingBytes*entries/grown))
 }
 
 // scrub removes what compaction has made unreachable, a little at a time.
