@@ -96,21 +96,24 @@ func clearDiffering(m protoreflect.Message, set map[protoreflect.FullName]int) {
 }
 
 // How the past of a watcher is divided into responses may differ, but at the
-// ends of revisions only: etcd takes a thousand of them whatever their size,
-// ours no more than fit into a bounded memory.
+// ends of revisions only: etcd takes a thousand of them whatever their size and
+// divides what is too large into fragments, ours takes no more than fit into a
+// bounded memory.
 
-// joinable returns the one of two lists of responses whose first has fewer
-// events, if both are about the past.
+// joinable returns the one of two lists of responses whose first has less, if
+// both are about events at the same revision.
 func joinable(want, got *[]answer) *[]answer {
 	a, isA := (*want)[0].response.(*pb.WatchResponse)
 	b, isB := (*got)[0].response.(*pb.WatchResponse)
-	if !isA || !isB || min(len(a.GetEvents()), len(b.GetEvents())) == 0 || a.GetHeader().GetRevision() != b.GetHeader().GetRevision() {
+	if !isA || !isB || a.GetHeader().GetRevision() != b.GetHeader().GetRevision() {
 		return nil
 	}
 	switch n, m := len(a.GetEvents()), len(b.GetEvents()); {
-	case n < m:
+	case n == 0 || m == 0:
+		return nil
+	case n < m || n == m && a.GetFragment() && !b.GetFragment():
 		return want
-	case n > m:
+	case n > m || b.GetFragment() && !a.GetFragment():
 		return got
 	default:
 		return nil
@@ -125,12 +128,14 @@ func join(list *[]answer) bool {
 	}
 	first := proto.CloneOf((*list)[0].response.(*pb.WatchResponse))
 	second := (*list)[1].response.(*pb.WatchResponse)
-	last := first.GetEvents()[len(first.GetEvents())-1].GetKv().GetModRevision()
-	if first.GetHeader().GetRevision() != second.GetHeader().GetRevision() || len(second.GetEvents()) == 0 ||
-		first.GetFragment() || second.GetFragment() || second.GetEvents()[0].GetKv().GetModRevision() <= last {
+	if first.GetHeader().GetRevision() != second.GetHeader().GetRevision() || len(second.GetEvents()) == 0 {
 		return false
 	}
-	first.Events = append(first.Events, second.GetEvents()...)
+	last := first.GetEvents()[len(first.GetEvents())-1].GetKv().GetModRevision()
+	if next := second.GetEvents()[0].GetKv().GetModRevision(); next < last || next == last && !first.GetFragment() {
+		return false
+	}
+	first.Events, first.Fragment = append(first.GetEvents(), second.GetEvents()...), second.GetFragment()
 	*list = append([]answer{{response: first}}, (*list)[2:]...)
 	return true
 }
