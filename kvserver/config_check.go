@@ -10,7 +10,6 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"muster/kvserver/membership"
-	"muster/kvserver/replica"
 	"muster/kvserver/tlsfiles"
 )
 
@@ -88,22 +87,13 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-// checkState judges --initial-cluster-state, which, as in etcd, matters only
-// while the data directory is empty.
+// stateExisting is the --initial-cluster-state of a member that joins a running
+// cluster. As in etcd it matters only while the data directory is empty.
+const stateExisting = "existing"
+
 func (c *Config) checkState() error {
-	switch c.InitialClusterState {
-	case "new":
-		return nil
-	case "existing":
-	default:
+	if c.InitialClusterState != "new" && c.InitialClusterState != stateExisting {
 		return fmt.Errorf("--initial-cluster-state %q is neither new nor existing", c.InitialClusterState)
-	}
-	known, err := replica.LoadIdentity(c.DataDir)
-	if err != nil {
-		return err
-	}
-	if known == nil || !known.Founded {
-		return fmt.Errorf("--initial-cluster-state existing: there is no member's data in %s, and this version cannot join a running cluster; give this member its own --data-dir, or found a cluster with --initial-cluster-state new", c.DataDir)
 	}
 	return nil
 }

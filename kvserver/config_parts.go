@@ -50,6 +50,7 @@ func (c *Config) replica() (replica.Config, error) {
 	config := replica.Config{
 		Dir: c.DataDir, Cluster: cluster, Self: self, ClientURLs: c.AdvertiseClientURLs,
 		ElectionTimeout: c.ElectionTimeout,
+		ForceNewCluster: c.ForceNewCluster, StrictReconfig: c.StrictReconfigCheck, MaxLearners: c.MaxLearners,
 		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes, TrailingEntries: c.SnapshotCatchUpEntries,
 		LogDir:    c.WALDir,
 		SlowApply: c.WarningApplyDuration,
@@ -63,7 +64,7 @@ func (c *Config) replica() (replica.Config, error) {
 		if err != nil {
 			return config, fmt.Errorf("peer certificates: %w", err)
 		}
-		config.ServerTLS, config.ClientTLS = credentials.Server(string(peerport.Raft), string(peerport.RPC)), credentials.Client()
+		config.ServerTLS, config.ClientTLS = credentials.Server(peerport.Protocols()...), credentials.Client()
 		config.CheckAddress = credentials.CheckAddress
 	}
 	return config, nil

@@ -26,7 +26,6 @@ func TestConfigSaysEverythingThatIsWrong(t *testing.T) {
 		"short heartbeat":  {func(c *Config) { c.HeartbeatInterval = time.Millisecond }, []string{"--heartbeat-interval 1ms is shorter than 10ms"}},
 		"two on one URL":   {func(c *Config) { c.ListenClientHTTPURLs = c.ListenClientURLs }, []string{"cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379"}},
 		"no such state":    {func(c *Config) { c.InitialClusterState = "old" }, []string{`--initial-cluster-state "old" is neither new nor existing`}},
-		"nothing to join":  {func(c *Config) { c.InitialClusterState = "existing" }, []string{"this version cannot join a running cluster", "give this member its own --data-dir"}},
 		"no URL":           {func(c *Config) { c.ListenClientURLs = nil }, []string{"--listen-client-urls is empty"}},
 		"https, no files":  {func(c *Config) { c.ListenPeerURLs = []string{"https://127.0.0.1:1"} }, []string{"--listen-peer-urls has https://127.0.0.1:1 but no certificate is given"}},
 		"no port":          {func(c *Config) { c.AdvertiseClientURLs = []string{"http://host"} }, []string{`--advertise-client-urls: "http://host": host and port are needed`}},
@@ -90,6 +89,17 @@ func single(t *testing.T) Config {
 	config.ListenClientURLs = []string{"http://127.0.0.1:0"}
 	config.HeartbeatInterval, config.ElectionTimeout = 20*time.Millisecond, 200*time.Millisecond
 	return config
+}
+
+func TestJoiningNeedsSomebodyToJoin(t *testing.T) {
+	config := single(t)
+	config.InitialClusterState = stateExisting
+	if server, err := Start(config); err == nil || !strings.Contains(err.Error(), "--initial-cluster names no other member to ask") {
+		if err == nil {
+			_ = server.Close()
+		}
+		t.Errorf("joined nobody: %v", err)
+	}
 }
 
 func TestStartFails(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"muster/kvserver/gateway"
 	"muster/kvserver/httpapi"
 	"muster/kvserver/lease"
+	"muster/kvserver/peerport"
 	"muster/kvserver/replica"
 	"muster/kvserver/sockets"
 	"muster/kvserver/token"
@@ -29,6 +30,10 @@ import (
 
 // stopTimeout is how long requests under way may take while the member stops.
 const stopTimeout = 2 * time.Second
+
+// ErrRemoved is why a member stops, or does not start, that was removed from
+// its cluster.
+var ErrRemoved = peerport.ErrRemoved
 
 // Server is a running member.
 type Server struct {
@@ -47,8 +52,15 @@ type Server struct {
 	stop    context.CancelFunc // ends what Close does not end otherwise
 }
 
-// Start runs a member. It returns once the member listens; see Ready.
+// Start is StartContext for a start that nobody interrupts.
 func Start(config Config) (*Server, error) {
+	return StartContext(context.Background(), config)
+}
+
+// StartContext runs a member. It returns once the member listens; see Ready.
+// One that joins a running cluster waits until it is added there, or ctx ends;
+// after the start ctx has no meaning.
+func StartContext(start context.Context, config Config) (*Server, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
@@ -56,7 +68,7 @@ func Start(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	origin, err := config.origin(context.Background())
+	origin, err := config.origin(start)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +81,11 @@ func Start(config Config) (*Server, error) {
 	known, err := replica.LoadIdentity(config.DataDir)
 	if err != nil {
 		return nil, err
+	}
+	if config.InitialClusterState == stateExisting {
+		if replicaConfig, err = replica.Discover(start, replicaConfig); err != nil {
+			return nil, err
+		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{config: config, failed: make(chan error, 1), stop: stop}

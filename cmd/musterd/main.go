@@ -70,7 +70,7 @@ func run(ctx context.Context, args, environment []string, stdout, stderr io.Writ
 	if options.config.Inherited, err = activation.Listeners(); err != nil {
 		return fmt.Errorf("take over the sockets that systemd has opened: %w", err)
 	}
-	server, err := kvserver.Start(options.config)
+	server, err := kvserver.StartContext(ctx, options.config)
 	if err != nil {
 		return err
 	}
@@ -88,6 +88,9 @@ func run(ctx context.Context, args, environment []string, stdout, stderr io.Writ
 	logger.Info("stopping", "error", err)
 	if _, notifyErr := daemon.SdNotify(false, daemon.SdNotifyStopping); notifyErr != nil {
 		logger.Warn("could not tell systemd that the member is stopping", "error", notifyErr)
+	}
+	if errors.Is(err, kvserver.ErrRemoved) {
+		return errors.Join(err, server.Close()) // nothing is wrong with the disk
 	}
 	if err != nil {
 		return err // what the disk holds is in doubt: nothing is flushed or handed on

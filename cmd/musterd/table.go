@@ -129,7 +129,7 @@ func (o *options) clusteringRows() []row {
 		{name: "discovery-fallback", value: choice{new("exit"), []string{"exit", "proxy"}}, usage: "What to do when discovery fails.", noEffect: noDiscover},
 		{name: "discovery-srv", value: text{new("")}, usage: "DNS domain whose SRV records name the founding members.", only: noDiscover},
 		{name: "discovery-srv-name", value: text{new("")}, usage: "Suffix of the service that is asked for there.", noEffect: noDiscover},
-		{name: "strict-reconfig-check", value: boolean{&c.StrictReconfigCheck}, usage: "Refuse changes of the members that could cost the quorum.", noEffect: "members are not changed while running"},
+		{name: "strict-reconfig-check", value: boolean{&c.StrictReconfigCheck}, usage: "Refuse changes of the members that could cost the quorum."},
 		{name: "pre-vote", value: boolean{new(true)}, usage: "Ask for votes before an election, so that a member which comes back does not disturb.", noEffect: "elections always begin with a pre-vote"},
 		{name: "auto-compaction-retention", value: text{&c.AutoCompactionRetention}, usage: "History to keep: hours or a duration (periodic), or revisions (revision). 0 compacts never."},
 		{name: "auto-compaction-mode", value: choice{&c.AutoCompactionMode, []string{"periodic", "revision"}}, usage: "What --auto-compaction-retention counts: periodic (time) or revision."},
@@ -219,7 +219,7 @@ func (o *options) featureRows() []row {
 		{name: "watch-progress-notify-interval", old: []string{"experimental-watch-progress-notify-interval"}, value: span{&c.WatchProgressNotifyInterval}, usage: "How often an idle watch tells its progress."},
 		{name: "warning-apply-duration", old: []string{"experimental-warning-apply-duration"}, value: span{&c.WarningApplyDuration}, usage: "Batches of requests that take longer to apply are logged."},
 		{name: "bootstrap-defrag-threshold-megabytes", old: []string{"experimental-bootstrap-defrag-threshold-megabytes"}, value: number[uint]{new(uint(0))}, usage: "Defragment at start when this many megabytes become free.", noEffect: "the store returns space by itself"},
-		{name: "max-learners", old: []string{"experimental-max-learners"}, value: number[int]{&c.MaxLearners}, usage: "Most learners that the cluster may have.", noEffect: "members are not changed while running"},
+		{name: "max-learners", old: []string{"experimental-max-learners"}, value: number[int]{&c.MaxLearners}, usage: "Most learners that the cluster may have."},
 		{name: "compaction-sleep-interval", old: []string{"experimental-compaction-sleep-interval"}, value: span{new(10 * time.Millisecond)}, usage: "Pause between the steps of a compaction.", noEffect: "old revisions are removed behind the traffic, in small steps"},
 		{name: "downgrade-check-time", old: []string{"experimental-downgrade-check-time"}, value: span{new(5 * time.Second)}, usage: "How often a downgrade under way is looked at.", noEffect: "there is one version to serve"},
 		{name: "snapshot-catchup-entries", old: []string{"experimental-snapshot-catchup-entries", "experimental-snapshot-catch-up-entries"}, value: number[uint64]{&c.SnapshotCatchUpEntries}, usage: "Entries kept for slow followers when the log is cut."},
@@ -228,7 +228,7 @@ func (o *options) featureRows() []row {
 
 func (o *options) unsafeRows() []row {
 	return []row{
-		{name: "force-new-cluster", value: boolean{&o.config.ForceNewCluster}, usage: "Make this member's data a new cluster of one.", only: "a cluster is not cut down to one member"},
+		{name: "force-new-cluster", value: boolean{&o.config.ForceNewCluster}, usage: "Make this member's data a new cluster of one."},
 		{name: "unsafe-no-fsync", value: boolean{new(false)}, usage: "Do not flush writes to the disk.", noEffect: "every acknowledged write is on the disk"},
 	}
 }

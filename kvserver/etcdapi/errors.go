@@ -10,6 +10,7 @@ import (
 
 	"muster/kvserver/machine"
 	"muster/kvserver/machine/auth"
+	"muster/kvserver/membership"
 	"muster/kvserver/mvcc"
 	"muster/kvserver/replica"
 	"muster/kvserver/token"
@@ -32,6 +33,19 @@ func wireError(err error) error {
 		{machine.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},
 		{machine.ErrLeaseTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
 		{machine.ErrMemberNotFound, rpctypes.ErrGRPCMemberNotFound},
+		{membership.ErrBadURLs, rpctypes.ErrGRPCMemberBadURLs},
+		{replica.ErrMemberExists, rpctypes.ErrGRPCMemberExist},
+		{replica.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
+		{replica.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
+		{replica.ErrLearnerNotReady, rpctypes.ErrGRPCLearnerNotReady},
+		{replica.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+		// etcd answers with the client's form of this error, which has no code.
+		{replica.ErrNotEnoughStarted, status.Error(codes.Unknown, rpctypes.ErrMemberNotEnoughStarted.Error())},
+		{replica.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+		{replica.ErrNotLeading, rpctypes.ErrGRPCNotLeader},
+		{replica.ErrBadTransferee, rpctypes.ErrGRPCBadLeaderTransferee},
+		// etcd has no code for this one either.
+		{replica.ErrTransferTimeout, status.Error(codes.Unknown, "etcdserver: request timed out, leader transfer took too long")},
 		{machine.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 		{machine.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
 		{machine.ErrClosed, rpctypes.ErrGRPCStopped},

@@ -3,7 +3,6 @@ package etcdapi
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/coreos/go-semver/semver"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -13,11 +12,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	"muster/kvserver/etcdsnap"
-	"muster/kvserver/machine"
 )
 
 type maintenanceService struct {
-	pb.UnimplementedMaintenanceServer // MoveLeader
+	pb.UnsafeMaintenanceServer
 	*api
 	exporter *etcdsnap.Exporter
 }
@@ -51,10 +49,14 @@ func (s *maintenanceService) Status(context.Context, *pb.StatusRequest) (*pb.Sta
 	return response, nil
 }
 
-func (s *maintenanceService) isLearner() bool {
-	return slices.ContainsFunc(s.store.Members(), func(m machine.Member) bool {
-		return m.ID == s.replica.Member() && m.Learner
-	})
+// MoveLeader implements etcdserverpb.MaintenanceServer.
+func (s *maintenanceService) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limits.RequestTimeout)
+	defer cancel()
+	if err := s.replica.MoveLeader(ctx, r.GetTargetID()); err != nil {
+		return nil, wireError(err)
+	}
+	return &pb.MoveLeaderResponse{}, nil
 }
 
 // Alarm implements etcdserverpb.MaintenanceServer.

@@ -33,6 +33,8 @@ import (
 // Replica replicates requests and makes reads linearizable.
 type Replica interface {
 	Propose(ctx context.Context, request *pb.InternalRaftRequest) (replica.Outcome, error)
+	Reconfigure(ctx context.Context, change replica.Change) (replica.Changed, error)
+	MoveLeader(ctx context.Context, to uint64) error
 	Linearize(ctx context.Context) error
 	Ready() <-chan struct{}
 	Status() replica.Status
@@ -48,6 +50,7 @@ type Store interface {
 	Chunk(ctx context.Context, r *pb.RangeRequest, maxBytes int) (mvcc.Chunk, error)
 	ReadTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error)
 	Members() []machine.Member
+	Membership() machine.Membership
 	Alarms() []*pb.AlarmMember
 	Leases() machine.Leases
 	Auth() *auth.State
@@ -135,8 +138,8 @@ func NewServer(ctx context.Context, c Config) *grpc.Server {
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
 		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
 		grpc.MaxHeaderListSize(http.DefaultMaxHeaderBytes),
-		grpc.ChainUnaryInterceptor((&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
-		grpc.ChainStreamInterceptor(newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
+		grpc.ChainUnaryInterceptor(a.learnerUnary, (&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
+		grpc.ChainStreamInterceptor(a.learnerStream, newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
 	)...)
 	kv, leases, watches := &kvService{api: a}, &leaseService{api: a, keeper: c.Leases}, &watchService{api: a, watches: c.Watches}
 	pb.RegisterKVServer(server, kv)

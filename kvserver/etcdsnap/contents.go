@@ -48,7 +48,7 @@ func contents(ctx context.Context, image *machine.Image, to sink) error {
 		{schema.Key, func() error { return history(ctx, image, to) }},
 		{schema.Lease, func() error { return leases(image, to) }},
 		{schema.Members, func() error { return members(image, to) }},
-		{schema.MembersRemoved, func() error { return nil }},
+		{schema.MembersRemoved, func() error { return removed(image, to) }},
 		{schema.Meta, func() error { return meta(image, to) }},
 	} {
 		err := to.bucket(b.bucket)
@@ -148,6 +148,22 @@ func members(image *machine.Image, to sink) error {
 	slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.key, b.key) })
 	for _, e := range entries {
 		if err := to.put(e.key, e.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removed writes who is no member any more, in the order of the keys, which are
+// hexadecimal without leading zeros.
+func removed(image *machine.Image, to sink) error {
+	var keys [][]byte
+	for _, id := range image.Removed() {
+		keys = append(keys, schema.BackendMemberKey(types.ID(id)))
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	for _, key := range keys {
+		if err := to.put(key, []byte("removed")); err != nil {
 			return err
 		}
 	}

@@ -161,10 +161,10 @@ func TestBothWays(t *testing.T) {
 	g := newGenerator(t)
 	judge := startEtcd(t, t.TempDir(), nil)
 	m := openMachine(t)
-	if err := m.SeedMembers([]machine.Member{
+	if err := m.Membership().Seed([]machine.Member{
 		{ID: 11, Name: "a", PeerURLs: []string{"http://127.0.0.1:1"}},
 		{ID: 0xff00000000000012, PeerURLs: []string{"http://127.0.0.1:2"}, Learner: true},
-	}); err != nil {
+	}, machine.Position{}); err != nil {
 		t.Fatal(err)
 	}
 	entries := &log{m: m}
@@ -222,7 +222,7 @@ func TestBothWays(t *testing.T) {
 
 	// The histories go on alike: in a machine that was restored, compactions
 	// find what the ones before have left.
-	if err := back.SeedMembers([]machine.Member{{ID: 11, PeerURLs: []string{"http://127.0.0.1:1"}}}); err != nil {
+	if err := back.Membership().Seed([]machine.Member{{ID: 11, PeerURLs: []string{"http://127.0.0.1:1"}}}, machine.Position{}); err != nil {
 		t.Fatal(err)
 	}
 	goesOn := &log{m: back}

@@ -22,6 +22,9 @@ type Entry struct {
 	// Configuration, when not nil, is a raft membership entry. The machine
 	// stores the bytes with the index and does not look into them.
 	Configuration []byte
+	// Members, when there are any, are the members from this entry on, without
+	// what they say of themselves. Those missing were removed for good.
+	Members []Member
 }
 
 // Outcome is what became of one request.
@@ -121,7 +124,10 @@ func (s *step) entry(e Entry) error {
 	s.state.Index, s.state.Term = e.Index, e.Term
 	if e.Configuration != nil {
 		s.state.ConfigurationIndex, s.state.Configuration = e.Index, append([]byte{}, e.Configuration...)
-		return putConfiguration(s.w.Batch(), s.state.Position)
+		if err := putConfiguration(s.w.Batch(), s.state.Position); err != nil {
+			return err
+		}
+		return s.state.setMembers(s.w.Batch(), e.Members)
 	}
 	if len(e.Payload) == 0 {
 		return nil

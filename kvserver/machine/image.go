@@ -54,6 +54,9 @@ func (i *Image) Head() mvcc.Head { return i.view.Head() }
 // Members is the member list, by ID. The caller must not change it.
 func (i *Image) Members() []Member { return i.state.members }
 
+// Removed are the ids of former members, ascending.
+func (i *Image) Removed() []uint64 { return i.state.removed }
+
 // Alarms are the alarms raised, by type and member.
 func (i *Image) Alarms() []*pb.AlarmMember { return i.state.alarmsOf(pb.AlarmType_NONE) }
 

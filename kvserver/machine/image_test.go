@@ -62,7 +62,7 @@ func TestImage(t *testing.T) {
 	g := newGenerator(t)
 	m := openMem(t, vfs.NewMem())
 	defer closeMachine(t, m)
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Fatal(err)
 	}
 	for round := range 20 {
@@ -98,7 +98,7 @@ func TestImage(t *testing.T) {
 			t.Errorf("round %d: the rebuilt machine is at revision %d, the image at %d", round, rebuilt.Revision(), head.Current)
 		}
 		sameDump(t, "rebuilt", withoutPlace(dump(t, rebuilt)), want)
-		if err := rebuilt.SeedMembers(seededMembers); err != nil {
+		if err := rebuilt.Membership().Seed(seededMembers, Position{}); err != nil {
 			t.Errorf("round %d: a rebuilt machine takes no members: %v", round, err)
 		}
 		closeMachine(t, rebuilt)

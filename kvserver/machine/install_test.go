@@ -44,7 +44,7 @@ func checkpointAt(t testing.TB, to vfs.FS) Position {
 	fs := vfs.NewMem()
 	m := openMem(t, fs)
 	defer closeMachine(t, m)
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Fatal(err)
 	}
 	putAll(t, m, 101, "new", 20)
@@ -130,7 +130,7 @@ func TestCheckpointWhileApplying(t *testing.T) {
 func TestInstall(t *testing.T) {
 	fs := vfs.NewMem()
 	m := openMem(t, fs)
-	if err := m.SeedMembers(seededMembers[:1]); err != nil {
+	if err := m.Membership().Seed(seededMembers[:1], Position{}); err != nil {
 		t.Fatal(err)
 	}
 	putAll(t, m, 1, "old", 10)

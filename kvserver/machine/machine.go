@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -40,7 +39,7 @@ type Machine struct {
 	opts       mvcc.Options
 	operations *Operations
 
-	applying      sync.Mutex          // held by Apply, Install, SeedMembers and Close
+	applying      sync.Mutex          // held by Apply, Install, Membership.Seed and Close
 	closed        bool                // guarded by applying
 	observer      Observer            // guarded by applying; nil when nobody observes
 	leaseObserver func([]LeaseChange) // guarded by applying; nil when nobody observes
@@ -104,46 +103,6 @@ func (m *Machine) Members() []Member {
 		members[i] = members[i].clone()
 	}
 	return members
-}
-
-// SeedMembers gives a new store its member list, which must be the same on
-// every member. On return it is durable. Repeating it is harmless as long as
-// nothing was applied; after that, and for a different list, the error is
-// ErrNotNew.
-func (m *Machine) SeedMembers(members []Member) error {
-	m.applying.Lock()
-	defer m.applying.Unlock()
-	g, err := m.stores.acquire()
-	if err != nil {
-		return err
-	}
-	defer g.release()
-
-	next := *m.state.Load()
-	if next.Index != 0 {
-		return fmt.Errorf("seed the member list: %w", ErrNotNew)
-	}
-	seeded := next.members
-	w := g.store.NewWriter()
-	for _, member := range members {
-		if _, found := next.member(member.ID); !found && len(seeded) > 0 {
-			return errors.Join(fmt.Errorf("seed the member list: %w, of other members", ErrNotNew), w.Discard())
-		}
-		if err := next.setMember(w.Batch(), member.clone()); err != nil {
-			return errors.Join(fmt.Errorf("seed the member list: %w", err), w.Discard())
-		}
-	}
-	if len(seeded) > 0 && len(next.members) != len(members) {
-		return errors.Join(fmt.Errorf("seed the member list: %w, of other members", ErrNotNew), w.Discard())
-	}
-	if err := g.store.Commit(w); err != nil {
-		return fmt.Errorf("seed the member list: %w", err)
-	}
-	if err := g.store.Flush(); err != nil {
-		return fmt.Errorf("seed the member list: %w", err)
-	}
-	m.state.Store(&next)
-	return nil
 }
 
 // Alarms are the alarms raised, by type and member.

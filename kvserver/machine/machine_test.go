@@ -93,14 +93,14 @@ func TestSeedMembers(t *testing.T) {
 	fs := vfs.NewMem()
 	m := openMem(t, fs)
 	reversed := []Member{seededMembers[1], seededMembers[0]}
-	if err := m.SeedMembers(reversed); err != nil {
+	if err := m.Membership().Seed(reversed, Position{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Errorf("the same members again: %v", err)
 	}
 	for _, others := range [][]Member{seededMembers[:1], {{ID: 99}}, append([]Member{{ID: 99}}, seededMembers...)} {
-		if err := m.SeedMembers(others); !errors.Is(err, ErrNotNew) {
+		if err := m.Membership().Seed(others, Position{}); !errors.Is(err, ErrNotNew) {
 			t.Errorf("members %v instead: %v", others, err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestSeedMembers(t *testing.T) {
 		t.Error("a caller changed the member list")
 	}
 	applyNext(t, m, put("a"))
-	if err := m.SeedMembers(seededMembers); !errors.Is(err, ErrNotNew) {
+	if err := m.Membership().Seed(seededMembers, Position{}); !errors.Is(err, ErrNotNew) {
 		t.Errorf("after an entry was applied: %v", err)
 	}
 }
@@ -123,7 +123,7 @@ func TestSeedMembers(t *testing.T) {
 func TestPublish(t *testing.T) {
 	fs := vfs.NewMem()
 	m := openMem(t, fs)
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Fatal(err)
 	}
 	publish := func(id uint64) *pb.InternalRaftRequest {
@@ -306,7 +306,7 @@ func TestClosed(t *testing.T) {
 		"Checkpoint":  func() error { _, err := m.Checkpoint("data/c"); return err },
 		"Install":     func() error { return m.Install("data/c") },
 		"ScrubStep":   func() error { _, err := m.Space().ScrubStep(context.Background(), 1); return err },
-		"SeedMembers": func() error { return m.SeedMembers(nil) },
+		"SeedMembers": func() error { return m.Membership().Seed(nil, Position{}) },
 	} {
 		if err := call(); !errors.Is(err, ErrClosed) {
 			t.Errorf("%s: %v", name, err)

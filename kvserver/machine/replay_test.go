@@ -34,7 +34,7 @@ func randomHistory(t *testing.T, g *generator, n int) *history {
 	t.Helper()
 	m := openMem(t, vfs.NewMem())
 	defer closeMachine(t, m)
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Fatal(err)
 	}
 	h := &history{dumps: map[uint64][]string{0: dump(t, m)}}
@@ -169,7 +169,7 @@ func TestGrouping(t *testing.T) {
 	for round := range 4 {
 		fs := vfs.NewMem()
 		m := openMem(t, fs)
-		if err := m.SeedMembers(seededMembers); err != nil {
+		if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 			t.Fatal(err)
 		}
 		var outcomes []Outcome
@@ -215,7 +215,7 @@ func TestOutcomesOnlyWhenWanted(t *testing.T) {
 	last := h.entries[len(h.entries)-1].Index
 	m := openMem(t, vfs.NewMem())
 	defer closeMachine(t, m)
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Fatal(err)
 	}
 	odd := func(id uint64) bool { return id%2 == 1 }
@@ -244,7 +244,7 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeMachine(t, m)
-	if err := m.SeedMembers(seededMembers); err != nil {
+	if err := m.Membership().Seed(seededMembers, Position{}); err != nil {
 		t.Fatal(err)
 	}
 	type crash struct {

@@ -22,6 +22,7 @@ const (
 	appliedKey       = "s/applied"       // index, term: 8 bytes each
 	configurationKey = "s/configuration" // index: 8 bytes; then the bytes of the entry
 	memberPrefix     = "s/member/"       // id: 8 bytes -> membershippb.Member
+	removedPrefix    = "s/removed/"      // id: 8 bytes of a former member -> nothing
 	alarmPrefix      = "s/alarm/"        // type: 4 bytes, member id: 8 bytes -> etcdserverpb.AlarmMember
 )
 
@@ -49,6 +50,7 @@ type Member struct {
 type state struct {
 	Position
 	members []Member          // by id
+	removed []uint64          // former members, ascending
 	alarms  []*pb.AlarmMember // by type, then member id
 	auth    *auth.State
 }
@@ -82,6 +84,16 @@ func loadState(r pebble.Reader) (*state, error) {
 			return err
 		}
 		s.members = append(s.members, memberFromProto(&m))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachBelow(r, []byte(removedPrefix), func(id, _ []byte) error {
+		if len(id) != 8 {
+			return fmt.Errorf("%d bytes, want 8", len(id))
+		}
+		s.removed = append(s.removed, binary.BigEndian.Uint64(id))
 		return nil
 	})
 	if err != nil {
@@ -193,6 +205,46 @@ func (s *state) setMember(batch *pebble.Batch, m Member) error {
 		s.members[i] = m
 	} else {
 		s.members = slices.Insert(s.members, i, m)
+	}
+	return nil
+}
+
+// setMembers makes the list that of a membership entry. Members keep what they
+// have said of themselves; one that is missing was removed and never returns.
+func (s *state) setMembers(batch *pebble.Batch, members []Member) error {
+	if len(members) == 0 {
+		return nil
+	}
+	for _, gone := range s.members {
+		if slices.ContainsFunc(members, func(m Member) bool { return m.ID == gone.ID }) {
+			continue
+		}
+		if err := s.removeMember(batch, gone.ID); err != nil {
+			return err
+		}
+	}
+	for _, member := range members {
+		if i, found := s.member(member.ID); found {
+			member.Name, member.ClientURLs = s.members[i].Name, s.members[i].ClientURLs
+		}
+		if err := s.setMember(batch, member); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *state) removeMember(batch *pebble.Batch, id uint64) error {
+	err := batch.Delete(binary.BigEndian.AppendUint64([]byte(memberPrefix), id), nil)
+	if err == nil {
+		err = batch.Set(binary.BigEndian.AppendUint64([]byte(removedPrefix), id), nil, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("remove member %x: %w", id, err)
+	}
+	s.members = slices.DeleteFunc(slices.Clone(s.members), func(m Member) bool { return m.ID == id })
+	if i, found := slices.BinarySearch(s.removed, id); !found {
+		s.removed = slices.Insert(slices.Clone(s.removed), i, id)
 	}
 	return nil
 }

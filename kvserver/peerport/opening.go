@@ -11,6 +11,7 @@ import (
 const (
 	accepted      = "ok"
 	refusedPrefix = "refused: "
+	removedAnswer = "removed"
 )
 
 // opening is the first line of a connection:

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,7 +31,21 @@ type Protocol string
 const (
 	Raft Protocol = "muster-raft/1"
 	RPC  Protocol = "muster-peer/1"
+	// Join is for somebody who knows an address only: of its opening line
+	// neither cluster nor members are looked at.
+	Join Protocol = "muster-join/1"
 )
+
+var protocols = []Protocol{Raft, RPC, Join}
+
+// Protocols are the names that a ServerTLS has to negotiate.
+func Protocols() []string {
+	names := make([]string, len(protocols))
+	for i, protocol := range protocols {
+		names[i] = string(protocol)
+	}
+	return names
+}
 
 const (
 	handshakeTimeout = 10 * time.Second
@@ -42,6 +57,10 @@ const (
 // ErrRefused is returned to the dialing side when the other member answered
 // the opening line with a refusal; the reason is part of the error.
 var ErrRefused = errors.New("peer refused the connection")
+
+// ErrRemoved is returned to the dialing side when the other member knows that
+// it is no member any more.
+var ErrRemoved = errors.New("the member has been permanently removed from the cluster")
 
 // Config describes one member's peer port.
 type Config struct {
@@ -61,6 +80,10 @@ type Config struct {
 	Traffic func(member uint64) (sent, received Counter)
 	// Sockets opens the sockets; nil is net.Listen.
 	Sockets func(network, address string) (net.Listener, error)
+	// Removed tells whether an id was a member's that has been removed; nil is
+	// nobody. OnRemoved is called when another member says so of this one.
+	Removed   func(member uint64) bool
+	OnRemoved func()
 	// OpenTimeout bounds TLS and the opening line together, so that a stalled
 	// stranger holds a slot for a bounded time; 0 is 10 s.
 	OpenTimeout time.Duration
@@ -79,6 +102,7 @@ type Port struct {
 
 	mu      sync.Mutex
 	opening map[net.Conn]struct{} // not admitted yet; nil once the port is closed
+	inside  map[*admitted]struct{}
 }
 
 // Listen opens the addresses (host:port) and starts admitting connections.
@@ -94,6 +118,7 @@ func Listen(addresses []string, config Config) (*Port, error) {
 		slots:   make(chan struct{}, maxHandshakes),
 		closed:  make(chan struct{}),
 		opening: map[net.Conn]struct{}{},
+		inside:  map[*admitted]struct{}{},
 	}
 	for _, address := range addresses {
 		listener, err := config.Sockets("tcp", address)
@@ -106,9 +131,9 @@ func Listen(addresses []string, config Config) (*Port, error) {
 	if len(p.listeners) == 0 {
 		return nil, errors.New("listen for peers: no address given")
 	}
-	p.accepted = map[Protocol]*queue{
-		Raft: newQueue(p.listeners[0].Addr(), p.closed),
-		RPC:  newQueue(p.listeners[0].Addr(), p.closed),
+	p.accepted = map[Protocol]*queue{}
+	for _, protocol := range protocols {
+		p.accepted[protocol] = newQueue(p.listeners[0].Addr(), p.closed)
 	}
 	for _, listener := range p.listeners {
 		p.serving.Add(1)
@@ -144,31 +169,67 @@ func (p *Port) Close() error {
 	return errors.Join(errs...)
 }
 
-// Dial connects to the member with the given id at address (host:port).
+// Expel ends the connections that a former member has opened. It is not
+// admitted again, as Removed is asked.
+func (p *Port) Expel(member uint64) {
+	p.mu.Lock()
+	var gone []net.Conn
+	for conn := range p.inside {
+		if conn.from == member {
+			gone = append(gone, conn.Conn)
+		}
+	}
+	p.mu.Unlock()
+	for _, conn := range gone {
+		_ = conn.Close()
+	}
+}
+
+// Dial connects to the member with the given id at address (host:port). The
+// error can be ErrRefused or ErrRemoved.
 func (p *Port) Dial(ctx context.Context, protocol Protocol, address string, member uint64) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.config.OpenTimeout)
 	defer cancel()
+	conn, err := dial(ctx, p.config.ClientTLS, address, opening{protocol, p.config.Cluster, p.config.Member, member})
+	if errors.Is(err, ErrRemoved) && p.config.OnRemoved != nil {
+		p.config.OnRemoved()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.counted(conn, member), nil
+}
+
+// Knock connects to whichever member listens at address (host:port), for the
+// protocol Join. clientTLS is as in Config. The error can be ErrRefused.
+func Knock(ctx context.Context, clientTLS *tls.Config, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	return dial(ctx, clientTLS, address, opening{protocol: Join})
+}
+
+func dial(ctx context.Context, clientTLS *tls.Config, address string, line opening) (net.Conn, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	if p.config.ClientTLS != nil {
-		config := p.config.ClientTLS.Clone()
-		config.NextProtos = []string{string(protocol)}
+	if clientTLS != nil {
+		config := clientTLS.Clone()
+		config.NextProtos = []string{string(line.protocol)}
 		if config.ServerName, _, err = net.SplitHostPort(address); err != nil {
 			_ = conn.Close()
 			return nil, err
 		}
 		conn = tls.Client(conn, config)
 	}
-	if err := p.open(ctx, conn, opening{protocol, p.config.Cluster, p.config.Member, member}); err != nil {
+	if err := introduce(ctx, conn, line); err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("open %s to %s: %w", protocol, address, err)
+		return nil, fmt.Errorf("open %s to %s: %w", line.protocol, address, err)
 	}
-	return p.counted(conn, member), nil
+	return conn, nil
 }
 
-func (p *Port) open(ctx context.Context, conn net.Conn, line opening) error {
+func introduce(ctx context.Context, conn net.Conn, line opening) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return err
@@ -180,6 +241,9 @@ func (p *Port) open(ctx context.Context, conn net.Conn, line opening) error {
 	answer, err := readLine(conn)
 	if err != nil {
 		return err
+	}
+	if answer == removedAnswer {
+		return ErrRemoved
 	}
 	if answer != accepted {
 		return fmt.Errorf("%w: %s", ErrRefused, strings.TrimPrefix(answer, refusedPrefix))
@@ -228,51 +292,85 @@ func (p *Port) admit(raw net.Conn) {
 		delete(p.opening, raw)
 		p.mu.Unlock()
 	}()
-	conn, protocol, err := p.handshake(raw)
+	conn, line, err := p.handshake(raw)
 	if err != nil {
 		p.config.Logger.Warn("refused a connection on the peer port", "from", raw.RemoteAddr().String(), "error", err)
 		_ = raw.Close()
 		return
 	}
-	p.accepted[protocol].push(conn)
+	inside := &admitted{Conn: conn, port: p, from: line.from}
+	p.mu.Lock()
+	p.inside[inside] = struct{}{}
+	p.mu.Unlock()
+	// It may have been removed while its connection was opened.
+	if p.isRemoved(line) {
+		_ = inside.Close()
+		return
+	}
+	p.accepted[line.protocol].push(inside)
 }
 
-func (p *Port) handshake(raw net.Conn) (net.Conn, Protocol, error) {
+// admitted is a connection that the other side has opened.
+type admitted struct {
+	net.Conn
+	port *Port
+	from uint64
+}
+
+// Close implements net.Conn.
+func (c *admitted) Close() error {
+	c.port.mu.Lock()
+	delete(c.port.inside, c)
+	c.port.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (p *Port) handshake(raw net.Conn) (net.Conn, opening, error) {
 	if err := raw.SetDeadline(time.Now().Add(p.config.OpenTimeout)); err != nil {
-		return nil, "", err
+		return nil, opening{}, err
 	}
 	conn := raw
 	var negotiated string
+	var unauthorized error
 	if p.config.ServerTLS != nil {
 		secured := tls.Server(raw, p.config.ServerTLS)
 		if err := secured.Handshake(); err != nil {
-			return nil, "", err
+			return nil, opening{}, err
 		}
 		state := secured.ConnectionState()
 		negotiated = state.NegotiatedProtocol
 		if len(state.PeerCertificates) > 0 {
-			if err := p.admits(state.PeerCertificates[0], raw.RemoteAddr()); err != nil {
-				return nil, "", err
-			}
+			unauthorized = p.admits(state.PeerCertificates[0], raw.RemoteAddr())
 		}
 		conn = secured
 	}
 	text, err := readLine(conn)
 	if err != nil {
-		return nil, "", err
+		return nil, opening{}, errors.Join(unauthorized, err)
 	}
 	line, err := parseOpening(text)
-	if err == nil {
+	switch {
+	case err != nil:
+	case p.isRemoved(line):
+		_, _ = conn.Write([]byte(removedAnswer + "\n"))
+		return nil, line, fmt.Errorf("member %x was removed from the cluster", line.from)
+	case unauthorized != nil: // whoever asks has a certificate of ours and may know
+		err = unauthorized
+	default:
 		err = p.judge(line, negotiated)
 	}
 	if err != nil {
 		_, _ = conn.Write([]byte(refusedPrefix + err.Error() + "\n"))
-		return nil, "", err
+		return nil, line, err
 	}
 	if _, err := conn.Write([]byte(accepted + "\n")); err != nil {
-		return nil, "", err
+		return nil, line, err
 	}
-	return p.counted(conn, line.from), line.protocol, conn.SetDeadline(time.Time{})
+	return p.counted(conn, line.from), line, conn.SetDeadline(time.Time{})
+}
+
+func (p *Port) isRemoved(line opening) bool {
+	return line.cluster == p.config.Cluster && p.config.Removed != nil && p.config.Removed(line.from)
 }
 
 func (p *Port) admits(certificate *x509.Certificate, from net.Addr) error {
@@ -291,10 +389,12 @@ func (p *Port) admits(certificate *x509.Certificate, from net.Addr) error {
 
 func (p *Port) judge(line opening, negotiated string) error {
 	switch {
-	case line.protocol != Raft && line.protocol != RPC:
-		return fmt.Errorf("protocol %q is not spoken here; this member speaks %s and %s", line.protocol, Raft, RPC)
+	case !slices.Contains(protocols, line.protocol):
+		return fmt.Errorf("protocol %q is not spoken here; this member speaks %s, %s and %s", line.protocol, Raft, RPC, Join)
 	case p.config.ServerTLS != nil && negotiated != string(line.protocol):
 		return fmt.Errorf("protocol %q does not match the negotiated %q", line.protocol, negotiated)
+	case line.protocol == Join:
+		return nil
 	case line.cluster != p.config.Cluster:
 		return fmt.Errorf("cluster id mismatch: you are in %x, this member is in %x; check --initial-cluster, --initial-cluster-token and --restore-snapshot", line.cluster, p.config.Cluster)
 	case line.to != p.config.Member:

@@ -116,7 +116,7 @@ func TestOpeningIsJudged(t *testing.T) {
 	}{
 		"another cluster":  {8, 1, Raft, "cluster id mismatch: you are in 8, this member is in 7; check --initial-cluster, --initial-cluster-token and --restore-snapshot"},
 		"another member":   {7, 3, Raft, "member id mismatch: you want 3, this is 1; check the peer URLs"},
-		"another protocol": {7, 1, "muster-raft/2", `protocol \"muster-raft/2\" is not spoken here; this member speaks muster-raft/1 and muster-peer/1`},
+		"another protocol": {7, 1, "muster-raft/2", `protocol \"muster-raft/2\" is not spoken here; this member speaks muster-raft/1, muster-peer/1 and muster-join/1`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _ := open(t, Config{Cluster: test.cluster, Member: 2})
@@ -272,7 +272,7 @@ func configs(t *testing.T, ca []byte, pair *pki.Pair) (server, client *tls.Confi
 	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
-	server = &tls.Config{NextProtos: []string{string(Raft), string(RPC)}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	server = &tls.Config{NextProtos: Protocols(), MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
 	client = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
 	if pair != nil {
 		certificate, err := tls.X509KeyPair(pair.Cert, pair.Key)
@@ -373,4 +373,58 @@ func TestCertificatesAreJudged(t *testing.T) {
 			t.Errorf("a server of another CA: %v", err)
 		}
 	})
+}
+
+// Somebody who knows no more than an address is let in, for that protocol only.
+func TestKnock(t *testing.T) {
+	server, _ := open(t, Config{Cluster: 7, Member: 1, Removed: func(uint64) bool { return false }})
+	echo(t, server, Join)
+	conn, err := Knock(t.Context(), nil, server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEcho(t, conn)
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A former member is thrown out, and is told so when it comes back.
+func TestRemovedMemberIsTold(t *testing.T) {
+	var removed, told atomic.Bool
+	server, _ := open(t, Config{Cluster: 7, Member: 1, Removed: func(member uint64) bool { return removed.Load() && member == 2 }})
+	former, _ := open(t, Config{Cluster: 7, Member: 2, OnRemoved: func() { told.Store(true) }})
+	other, _ := open(t, Config{Cluster: 7, Member: 3})
+	echo(t, server, RPC)
+	inside, err := former.Dial(t.Context(), RPC, server.Addr().String(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEcho(t, inside)
+	echo(t, server, RPC)
+	bystander, err := other.Dial(t.Context(), RPC, server.Addr().String(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed.Store(true)
+	server.Expel(2)
+	if _, err := inside.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection of a removed member goes on")
+	}
+	checkEcho(t, bystander)
+	if told.Load() {
+		t.Error("told before it asked")
+	}
+	if _, err := former.Dial(t.Context(), Raft, server.Addr().String(), 1); !errors.Is(err, ErrRemoved) || !told.Load() {
+		t.Errorf("a removed member that comes back: %v, told %v", err, told.Load())
+	}
+	stranger, _ := open(t, Config{Cluster: 8, Member: 2})
+	if _, err := stranger.Dial(t.Context(), Raft, server.Addr().String(), 1); errors.Is(err, ErrRemoved) || !errors.Is(err, ErrRefused) {
+		t.Errorf("the same id in another cluster: %v", err)
+	}
+	for _, conn := range []net.Conn{inside, bystander} {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -49,7 +49,7 @@ func newCluster(t *testing.T, n int, adjust ...func(*Config)) *testCluster {
 		m.config = Config{
 			Dir: filepath.Join(root, fmt.Sprintf("m%d", i)), ClientURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", 100+i)},
 			PeerListen: []string{listen}, ElectionTimeout: testElection,
-			SnapshotEntries: 1 << 40, SnapshotBytes: 1 << 50,
+			SnapshotEntries: 1 << 40, SnapshotBytes: 1 << 50, MaxLearners: 1,
 			Logger: testLogger(t, fmt.Sprintf("m%d", i)),
 		}
 		for _, each := range adjust {

@@ -21,7 +21,7 @@ func TestDeposedLeaderStampsNothing(t *testing.T) {
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(other.Member())), Addr: []byte(other.transport.LocalAddr())},
 		Term:      term + 1,
 	}
-	target := raft.ServerAddress(hostPortOf(leader.config.Self.PeerURLs[0]))
+	target := place{peerURLs: leader.config.Self.PeerURLs}.address()
 	if err := other.transport.AppendEntries(serverID(leader.Member()), target, heartbeat, &raft.AppendEntriesResponse{}); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestDeposedLeaderStampsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for index := last; index > 0; index-- {
+	for index := last; index > foundingIndex; index-- {
 		var entry raft.Log
 		if err := leader.log.GetLog(index, &entry); err != nil {
 			t.Fatal(err)

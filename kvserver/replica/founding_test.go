@@ -2,9 +2,9 @@ package replica
 
 import (
 	"errors"
-	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -29,7 +29,7 @@ func TestRestartKeepsMembershipAndData(t *testing.T) {
 	// Alone, with nobody to tell it: what it knows is from its own disk.
 	c.start(1)
 	after, err := c.members[1].voters()
-	if err != nil || !maps.Equal(before, after) {
+	if err != nil || !reflect.DeepEqual(before, after) {
 		t.Errorf("after a restart the voters are %v (%v), before %v", after, err, before)
 	}
 	if got := len(c.members[1].Machine().Members()); got != 3 {
@@ -46,8 +46,8 @@ func TestRestartKeepsMembershipAndData(t *testing.T) {
 	}
 	for i, m := range c.members {
 		var entry raft.Log
-		if err := m.log.GetLog(1, &entry); err != nil || entry.Term != 1 || entry.Type != raft.LogConfiguration {
-			t.Errorf("m%d: entry 1 is %v of term %d (%v); the cluster was founded again", i, entry.Type, entry.Term, err)
+		if err := m.log.GetLog(2, &entry); err != nil || entry.Term != 1 || entry.Type != raft.LogNoop {
+			t.Errorf("m%d: entry 2 is %v of term %d (%v); the cluster was founded again", i, entry.Type, entry.Term, err)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func TestDataDirectoryIsRefused(t *testing.T) {
 		}, nil, "read the data directory's identity"},
 		"newer format": {func(t *testing.T, config *Config) {
 			write(t, filepath.Join(config.Dir, identityFile), `{"format": 99}`)
-		}, nil, "has format 99, this musterd reads 1"},
+		}, nil, "has format 99, this musterd reads 2"},
 		"another name": {func(_ *testing.T, config *Config) {
 			config.Self.Name = "other"
 		}, ErrForeignData, `was made by member "m0", --name is "other"`},
@@ -96,10 +96,10 @@ func TestDataDirectoryIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(log.DeleteRange(1, 2), log.Close()); err != nil {
+			if err := errors.Join(log.DeleteRange(2, 3), log.Close()); err != nil {
 				t.Fatal(err)
 			}
-		}, nil, "the raft log begins at 3"},
+		}, nil, "the raft log begins at 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := startCluster(t, 1)
@@ -142,7 +142,7 @@ func TestWipedMemberIsRefused(t *testing.T) {
 // Founding takes several writes to disk; a stop after any of them is completed
 // by the next start.
 func TestFoundingIsCompleted(t *testing.T) {
-	steps := []string{"identity saved", "members seeded", "term written", "founded but not marked"}
+	steps := []string{"identity saved", "members seeded", "term written", "entry written", "founded but not marked"}
 	for upTo, name := range steps {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, 1)
@@ -170,7 +170,7 @@ func foundPartly(t *testing.T, config Config, upTo int) {
 	if err = os.MkdirAll(config.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if r.identity, err = r.identify(); err != nil {
+	if r.identity, err = identify(config); err != nil {
 		t.Fatal(err)
 	}
 	if err = os.MkdirAll(filepath.Join(config.Dir, "log"), 0o700); err != nil {
@@ -182,18 +182,20 @@ func foundPartly(t *testing.T, config Config, upTo int) {
 	if r.log, err = openLog(filepath.Join(config.Dir, "log"), hashicorpLogger("log", config.Logger), func(error) {}); err != nil {
 		t.Fatal(err)
 	}
-	self := config.Self
+	if r.snapshots, err = openSnapshots(filepath.Join(config.Dir, "snapshots"), r.machine, config.Logger); err != nil {
+		t.Fatal(err)
+	}
+	configuration, members := (&founder{config: config}).founders()
 	steps := []func() error{
 		func() error { return nil },
 		func() error {
-			return r.machine.SeedMembers([]machine.Member{{ID: self.ID, Name: self.Name, PeerURLs: self.PeerURLs}})
+			return r.machine.Membership().Seed(members, machine.Position{
+				Index: 1, Term: 1, ConfigurationIndex: 1, Configuration: raft.EncodeConfiguration(configuration),
+			})
 		},
 		func() error { return r.log.SetUint64([]byte("CurrentTerm"), 1) },
-		func() error {
-			return r.log.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{
-				Suffrage: raft.Voter, ID: serverID(self.ID), Address: raft.ServerAddress(hostPortOf(self.PeerURLs[0])),
-			}}})})
-		},
+		func() error { return r.log.StoreLog(&raft.Log{Index: 2, Term: 1, Type: raft.LogNoop}) },
+		func() error { return r.snapshots.found(configuration) },
 	}
 	for _, step := range steps[:upTo+1] {
 		if err := step(); err != nil {

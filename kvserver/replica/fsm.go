@@ -22,11 +22,13 @@ type fsm struct {
 	led       func(proposer, index, term uint64)
 	// replace asks for a new raft instance; see Replica.replaceRaft.
 	replace func()
-	fail    func(error)
-	failed  bool
 	metrics *metrics.Replica
 	slow    time.Duration
 	logger  *slog.Logger
+	// membersChanged is called when the member list may have changed.
+	membersChanged func()
+	fail           func(error)
+	failed         bool
 }
 
 // Apply implements raft.FSM; raft uses ApplyBatch.
@@ -40,12 +42,20 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		return responses
 	}
 	entries := make([]machine.Entry, 0, len(logs))
+	reconfigured := false
 	for _, log := range logs {
 		switch log.Type {
 		case raft.LogCommand:
 			entries = append(entries, machine.Entry{Index: log.Index, Term: log.Term, Payload: log.Data})
 		case raft.LogConfiguration:
-			entries = append(entries, machine.Entry{Index: log.Index, Term: log.Term, Configuration: log.Data})
+			members, err := membersOf(raft.DecodeConfiguration(log.Data))
+			if err != nil {
+				f.failed = true
+				f.fail(fmt.Errorf("apply raft entry %d: %w", log.Index, err))
+				return responses
+			}
+			entries = append(entries, machine.Entry{Index: log.Index, Term: log.Term, Configuration: log.Data, Members: members})
+			reconfigured = true
 		}
 	}
 	began := time.Now()
@@ -67,6 +77,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		}
 	}
 	f.progress.advance(logs[len(logs)-1].Index)
+	if reconfigured {
+		f.membersChanged()
+	}
 	f.waiters.deliver(outcomes)
 	f.waiters.applied(logs[len(logs)-1].Term)
 	return responses
@@ -93,6 +106,7 @@ func (f *fsm) Restore(source io.ReadCloser) error {
 	}
 	applied, _ := f.machine.Applied()
 	f.progress.advance(applied)
+	f.membersChanged()
 	last, err := f.log.LastIndex()
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 
 const (
 	identityFile   = "member.json"
-	identityFormat = 1
+	identityFormat = 2
 )
 
 // ErrForeignData is returned when a data directory belongs to another member
@@ -46,7 +46,12 @@ type Identity struct {
 	// Snapshot is the checksum of the snapshot that the cluster was founded
 	// from, empty when there was none.
 	Snapshot string `json:"snapshot,omitempty"`
-	// Founded is set once the member's raft state has been made.
+	// Joined is set when the member came to a running cluster.
+	Joined bool `json:"joined,omitempty"`
+	// Removed is set when the member knows that it is none any more.
+	Removed bool `json:"removed,omitempty"`
+	// Founded is set once the member has a state: that which the cluster began
+	// with, or, when it joined, what it was sent first.
 	Founded bool `json:"founded"`
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,16 +39,16 @@ type peers struct {
 
 type peerConn struct {
 	*grpc.ClientConn
-	address string
+	peerURLs []string
 }
 
 func newPeers(port *peerport.Port) *peers {
 	return &peers{port: port, conns: map[uint64]*peerConn{}}
 }
 
-// client returns a client of the member at address (host:port).
-func (p *peers) client(member uint64, address string) (peerpb.PeerClient, error) {
-	conn, err := p.conn(member, address)
+// client returns a client of the member at its peer URLs.
+func (p *peers) client(member uint64, peerURLs []string) (peerpb.PeerClient, error) {
+	conn, err := p.conn(member, peerURLs)
 	if err != nil {
 		return nil, err
 	}
@@ -54,16 +57,16 @@ func (p *peers) client(member uint64, address string) (peerpb.PeerClient, error)
 
 // ready waits until there is a connection to the member: a request that has
 // never been sent is known not to have happened.
-func (p *peers) ready(ctx context.Context, member uint64, address string) (peerpb.PeerClient, error) {
-	conn, err := p.readyConn(ctx, member, address)
+func (p *peers) ready(ctx context.Context, member uint64, peerURLs []string) (peerpb.PeerClient, error) {
+	conn, err := p.readyConn(ctx, member, peerURLs)
 	if err != nil {
 		return nil, err
 	}
 	return peerpb.NewPeerClient(conn), nil
 }
 
-func (p *peers) readyConn(ctx context.Context, member uint64, address string) (*peerConn, error) {
-	conn, err := p.conn(member, address)
+func (p *peers) readyConn(ctx context.Context, member uint64, peerURLs []string) (*peerConn, error) {
+	conn, err := p.conn(member, peerURLs)
 	if err != nil {
 		return nil, err
 	}
@@ -74,24 +77,26 @@ func (p *peers) readyConn(ctx context.Context, member uint64, address string) (*
 		}
 		conn.Connect()
 		if !conn.WaitForStateChange(ctx, state) {
-			return nil, fmt.Errorf("no connection to member %x at %s: %w", member, address, ctx.Err())
+			return nil, fmt.Errorf("no connection to member %x at %s: %w", member, strings.Join(peerURLs, ", "), ctx.Err())
 		}
 	}
 }
 
-func (p *peers) conn(member uint64, address string) (*peerConn, error) {
+func (p *peers) conn(member uint64, peerURLs []string) (*peerConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if conn := p.conns[member]; conn != nil {
-		if conn.address == address {
+		if slices.Equal(conn.peerURLs, peerURLs) {
 			return conn, nil
 		}
 		_ = conn.Close()
 	}
-	conn, err := grpc.NewClient("passthrough:///"+address,
+	conn, err := grpc.NewClient("passthrough:///"+strconv.FormatUint(member, 16),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the peer port has done TLS
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return p.port.Dial(ctx, peerport.RPC, address, member)
+			return dialInTurn(ctx, peerURLs, func(ctx context.Context, address string) (net.Conn, error) {
+				return p.port.Dial(ctx, peerport.RPC, address, member)
+			})
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
@@ -103,10 +108,20 @@ func (p *peers) conn(member uint64, address string) (*peerConn, error) {
 		grpc.WithDisableRetry(),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("connect to member %x at %s: %w", member, address, err)
+		return nil, fmt.Errorf("connect to member %x at %s: %w", member, strings.Join(peerURLs, ", "), err)
 	}
-	p.conns[member] = &peerConn{conn, address}
+	p.conns[member] = &peerConn{conn, peerURLs}
 	return p.conns[member], nil
+}
+
+// forget closes the connection to a member that was removed.
+func (p *peers) forget(member uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if conn := p.conns[member]; conn != nil {
+		_ = conn.Close()
+		delete(p.conns, member)
+	}
 }
 
 func (p *peers) close() error {

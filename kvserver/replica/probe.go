@@ -18,7 +18,6 @@ const probeInterval = 3 * time.Second
 type prober struct {
 	self    uint64
 	members func() []machine.Member
-	address func(member uint64) (string, error)
 	peers   *peers
 	metrics *metrics.Peers
 }
@@ -35,7 +34,7 @@ func (p *prober) run(ctx context.Context) {
 				continue
 			}
 			probes.Go(func() {
-				took, err := p.probe(ctx, member.ID)
+				took, err := p.probe(ctx, member)
 				if ctx.Err() != nil {
 					return
 				}
@@ -58,14 +57,10 @@ func (p *prober) run(ctx context.Context) {
 	}
 }
 
-func (p *prober) probe(ctx context.Context, member uint64) (took time.Duration, err error) {
+func (p *prober) probe(ctx context.Context, member machine.Member) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeInterval)
 	defer cancel()
-	address, err := p.address(member)
-	if err != nil {
-		return 0, err
-	}
-	client, err := p.peers.ready(ctx, member, address)
+	client, err := p.peers.ready(ctx, member.ID, member.PeerURLs)
 	if err != nil {
 		return 0, err
 	}

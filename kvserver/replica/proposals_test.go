@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
@@ -141,7 +140,7 @@ func TestLeadershipTransferLeavesNobodyStuck(t *testing.T) {
 	leader, target := c.leader(), c.follower()
 	c.isolate(target)
 	to := c.members[target]
-	err := c.members[leader].currentRaft().LeadershipTransferToServer(serverID(to.Member()), raft.ServerAddress(hostPortOf(to.config.Self.PeerURLs[0]))).Error()
+	err := c.members[leader].currentRaft().LeadershipTransferToServer(serverID(to.Member()), place{peerURLs: to.config.Self.PeerURLs}.address()).Error()
 	if err == nil {
 		t.Fatal("leadership went to an isolated member")
 	}

@@ -63,7 +63,7 @@ type proposer struct {
 	raft       func() *raft.Raft
 	leadership *leadership
 	peers      *peers
-	address    func(member uint64) (string, error)
+	locate     func(member uint64) (place, error)
 	push       func(origin, index uint64)
 	metrics    *metrics.Replica
 
@@ -240,7 +240,7 @@ func (p *proposer) forward(ctx context.Context, leader uint64, batch []proposal)
 	if len(own) == 0 {
 		return
 	}
-	address, err := p.address(leader)
+	at, err := p.locate(leader)
 	if err != nil {
 		p.notAppended(ctx, own)
 		return
@@ -248,7 +248,7 @@ func (p *proposer) forward(ctx context.Context, leader uint64, batch []proposal)
 	term := p.raft().CurrentTerm()
 	calling, cancel := p.leadership.while(ctx, leader)
 	defer cancel()
-	client, err := p.peers.ready(calling, leader, address)
+	client, err := p.peers.ready(calling, leader, at.peerURLs)
 	if err != nil {
 		p.notAppended(ctx, own)
 		return

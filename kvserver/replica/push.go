@@ -19,7 +19,7 @@ type pusher struct {
 	self       uint64
 	transport  raft.Transport
 	leadership *leadership
-	address    func(member uint64) (string, error)
+	locate     func(member uint64) (place, error)
 	ctx        context.Context
 
 	mu      sync.Mutex
@@ -30,6 +30,9 @@ type pusher struct {
 const (
 	pushTries    = 6
 	pushInterval = 2 * time.Millisecond
+	// A member that is removed may be a little behind.
+	farewellTries    = 50
+	farewellInterval = 20 * time.Millisecond
 )
 
 func (p *pusher) push(follower, index uint64) {
@@ -52,7 +55,9 @@ func (p *pusher) send(follower uint64) {
 		p.mu.Lock()
 		index := p.pending[follower]
 		p.mu.Unlock()
-		p.deliver(follower, index)
+		if at, err := p.locate(follower); err == nil {
+			p.deliver(follower, at, index, pushTries, pushInterval)
+		}
 		p.mu.Lock()
 		if p.pending[follower] == index {
 			delete(p.pending, follower)
@@ -63,12 +68,26 @@ func (p *pusher) send(follower uint64) {
 	}
 }
 
+// farewell tells a member that its removal is committed at index: raft has sent
+// it the entry and then stopped, so that it would not learn of the commit.
+func (p *pusher) farewell(member uint64, at place, index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		return
+	}
+	p.running.Add(1)
+	go func() {
+		defer p.running.Done()
+		p.deliver(member, at, index, farewellTries, farewellInterval)
+	}()
+}
+
 // deliver gives up after a few tries: the follower may not have the entry yet,
 // and raft's next message carries the same news.
-func (p *pusher) deliver(follower, index uint64) {
+func (p *pusher) deliver(follower uint64, at place, index uint64, tries int, interval time.Duration) {
 	term := p.leadership.led()
-	address, err := p.address(follower)
-	if err != nil || term == 0 {
+	if term == 0 {
 		return
 	}
 	local := p.transport.LocalAddr()
@@ -83,13 +102,13 @@ func (p *pusher) deliver(follower, index uint64) {
 		PrevLogTerm:       term,
 		LeaderCommitIndex: index,
 	}
-	for range pushTries {
+	for range tries {
 		var response raft.AppendEntriesResponse
-		err := p.transport.AppendEntries(serverID(follower), raft.ServerAddress(address), request, &response)
+		err := p.transport.AppendEntries(serverID(follower), at.address(), request, &response)
 		if err != nil || response.Success || response.Term > term {
 			return
 		}
-		timer := time.NewTimer(pushInterval)
+		timer := time.NewTimer(interval)
 		select {
 		case <-timer.C:
 		case <-p.ctx.Done():

@@ -50,7 +50,7 @@ type reader struct {
 	raft       func() *raft.Raft
 	leadership *leadership
 	peers      *peers
-	voters     func() (map[uint64]string, error) // address by member id
+	voters     func() (map[uint64]place, error)
 	push       func(origin, index uint64)
 	// roundTimeout bounds one round.
 	roundTimeout time.Duration
@@ -183,13 +183,13 @@ func (r *reader) askLeader(ctx context.Context, leader, commit uint64) (uint64, 
 	if err != nil {
 		return 0, err
 	}
-	address, ok := voters[leader]
+	at, ok := voters[leader]
 	if !ok {
 		return 0, errNotLeader
 	}
 	ctx, cancel := r.leadership.while(ctx, leader)
 	defer cancel()
-	client, err := r.peers.ready(ctx, leader, address)
+	client, err := r.peers.ready(ctx, leader, at.peerURLs)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errNotLeader, err)
 	}
@@ -218,13 +218,13 @@ func (r *reader) quorumIndex(ctx context.Context) (uint64, error) {
 	defer cancel()
 	terms := make(chan uint64, len(voters))
 	agreed, asked := 0, 0
-	for member, address := range voters {
+	for member, at := range voters {
 		if member == r.self {
 			agreed++
 			continue
 		}
 		asked++
-		go func() { terms <- r.termOf(ctx, member, address) }()
+		go func() { terms <- r.termOf(ctx, member, at) }()
 	}
 	for ; agreed <= len(voters)/2 && asked > 0; asked-- {
 		switch got := <-terms; {
@@ -241,8 +241,8 @@ func (r *reader) quorumIndex(ctx context.Context) (uint64, error) {
 }
 
 // termOf returns the member's current term, 0 when it does not answer.
-func (r *reader) termOf(ctx context.Context, member uint64, address string) uint64 {
-	client, err := r.peers.ready(ctx, member, address)
+func (r *reader) termOf(ctx context.Context, member uint64, at place) uint64 {
+	client, err := r.peers.ready(ctx, member, at.peerURLs)
 	if err != nil {
 		return 0
 	}

@@ -46,7 +46,7 @@ func TestDeposedLeaderAnswersNoRead(t *testing.T) {
 			Term:      term + 1,
 		}
 		var response raft.AppendEntriesResponse
-		if err := leader.transport.AppendEntries(serverID(m.Member()), raft.ServerAddress(hostPortOf(m.config.Self.PeerURLs[0])), newer, &response); err != nil {
+		if err := leader.transport.AppendEntries(serverID(m.Member()), place{peerURLs: m.config.Self.PeerURLs}.address(), newer, &response); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,6 +71,15 @@ type Config struct {
 	Self    membership.Peer
 	// Restore is what the cluster begins with; nil is nothing.
 	Restore *Restore
+	// Join is set by Discover for a member that joins a running cluster.
+	Join bool
+	// ForceNewCluster makes this member, which must have data, the only one.
+	ForceNewCluster bool
+	// StrictReconfig refuses changes of the members that would leave too few
+	// that have started or answer.
+	StrictReconfig bool
+	// MaxLearners is how many learners a member may be added to.
+	MaxLearners int
 	// ClientURLs are announced to the cluster.
 	ClientURLs []string
 	// PeerListen are host:port addresses.
@@ -130,6 +139,8 @@ type Replica struct {
 	proposer   *proposer
 	reader     *reader
 	pusher     *pusher
+	members    *reconfigurer
+	joining    *grpc.Server
 	ids        *idutil.Generator
 
 	raft     atomic.Pointer[raft.Raft]
@@ -142,7 +153,14 @@ type Replica struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 	ready    chan struct{}
+	removal  sync.Once
+	marking  sync.Mutex // held while the identity is changed
+	cutOff   int        // how many removed members are, or will soon be
 }
+
+// removalGrace is how long a removed member goes on, so that the client who
+// asked for it gets an answer; etcd's number.
+const removalGrace = time.Second
 
 // Start opens the data directory, founds the cluster when the directory is
 // new, and takes part in it. It returns before a leader is known; see Ready.
@@ -179,7 +197,7 @@ func (r *Replica) open() error {
 	if err := os.MkdirAll(r.config.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	identity, err := r.identify()
+	identity, err := identify(r.config)
 	if err != nil {
 		return err
 	}
@@ -189,6 +207,9 @@ func (r *Replica) open() error {
 	r.ids = idutil.NewGenerator(uint16(r.Member()&0xffff), time.Now()) //nolint:gosec // the low bits are wanted
 	if r.machine, err = machine.Open(filepath.Join(r.config.Dir, "kv"), machine.Options{Logger: r.logger, OnFatal: r.fail, Operations: r.config.Metrics.Operations}); err != nil {
 		return fmt.Errorf("open the store: %w", err)
+	}
+	if r.identity.Founded && len(r.machine.Members()) == 0 {
+		return lost(r.config.Dir, "store")
 	}
 	logDir, err := openLogDir(r.config.Dir, r.config.LogDir)
 	if err != nil {
@@ -211,15 +232,29 @@ func (r *Replica) open() error {
 	if r.port, err = peerport.Listen(r.config.PeerListen, peerport.Config{
 		Cluster: uint64(r.identity.Cluster), Member: r.Member(),
 		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS, CheckAddress: r.config.CheckAddress,
-		Authorize: r.authorize, Traffic: r.config.Metrics.Peers.Traffic, Sockets: r.config.Sockets, Logger: r.logger,
+		Authorize: r.authorize, Removed: r.isRemoved, OnRemoved: r.leave, Traffic: r.config.Metrics.Peers.Traffic, Sockets: r.config.Sockets, Logger: r.logger,
 	}); err != nil {
 		return err
 	}
-	r.transport = newTransport(r.port, r.memberAt, hashicorpLogger("raft-net", r.logger), r.stalled)
+	r.transport = newTransport(r.port, r.Member(), hashicorpLogger("raft-net", r.logger), r.stalled)
 	r.transport.metrics = r.config.Metrics
 	r.peers = newPeers(r.port)
-	if err := r.found(); err != nil {
+	if r.isRemoved(r.Member()) {
+		return r.removedError()
+	}
+	// Before the founding, so that those who found with this member are told
+	// that it is as new as they are.
+	r.joining = grpc.NewServer(grpc.MaxSendMsgSize(maxPeerMessage))
+	peerpb.RegisterJoiningServer(r.joining, &joiningService{replica: r})
+	r.serve(r.joining, peerport.Join)
+	founder := &founder{r.ctx, r.config, &r.identity, r.machine, r.log, r.snapshots, r.logger}
+	if err := founder.found(); err != nil {
 		return err
+	}
+	if r.config.ForceNewCluster {
+		if err := r.force(); err != nil {
+			return err
+		}
 	}
 	applied, _ := r.machine.Applied()
 	r.progress.advance(applied)
@@ -229,11 +264,17 @@ func (r *Replica) open() error {
 
 // wire connects the parts that work in the background.
 func (r *Replica) wire() {
-	r.pusher = &pusher{self: r.Member(), transport: r.transport, leadership: r.leadership, address: r.addressOf, ctx: r.ctx, pending: map[uint64]uint64{}}
+	r.pusher = &pusher{self: r.Member(), transport: r.transport, leadership: r.leadership, locate: r.locate, ctx: r.ctx, pending: map[uint64]uint64{}}
 	r.proposer = newProposer(&proposer{
 		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
-		address: r.addressOf, push: r.pusher.push, metrics: r.config.Metrics,
+		locate: r.locate, push: r.pusher.push, metrics: r.config.Metrics,
 	})
+	r.members = &reconfigurer{
+		self: r.Member(), strict: r.config.StrictReconfig, learners: r.config.MaxLearners,
+		raft: r.currentRaft, machine: r.machine, leadership: r.leadership, leading: r.Leading,
+		progress: r.progress, peers: r.peers, pusher: r.pusher,
+		patience: r.config.ElectionTimeout, logger: r.logger, turn: make(chan struct{}, 1),
+	}
 	r.reader = newReader(&reader{
 		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
 		voters: r.voters, push: r.pusher.push, roundTimeout: r.config.ElectionTimeout, stopped: r.ctx.Done(),
@@ -249,19 +290,37 @@ func (r *Replica) wire() {
 
 // launch starts the background work.
 func (r *Replica) launch() {
-	prober := &prober{self: r.Member(), members: r.machine.Members, address: r.addressOf, peers: r.peers, metrics: &r.config.Metrics.Peers}
-	for _, task := range []func(context.Context){prober.run, r.proposer.run, r.reader.run, r.keepSnapshots, r.scrub, r.announce, r.watchLog, r.replaceOnDemand} {
+	prober := &prober{self: r.Member(), members: r.machine.Members, peers: r.peers, metrics: &r.config.Metrics.Peers}
+	for _, task := range []func(context.Context){prober.run, r.proposer.run, r.reader.run, r.keepSnapshots, r.scrub, r.announce, r.watchLog, r.replaceOnDemand, r.members.admitVoters, r.askWhetherRemoved} {
 		r.tasks.Add(1)
 		go func() {
 			defer r.tasks.Done()
 			task(r.ctx)
 		}()
 	}
+	r.serve(r.server, peerport.RPC)
+}
+
+func (r *Replica) serve(server *grpc.Server, protocol peerport.Protocol) {
 	go func() {
-		if err := r.server.Serve(r.port.Listener(peerport.RPC)); err != nil && r.ctx.Err() == nil {
-			r.fail(fmt.Errorf("serve the peer protocol: %w", err))
+		if err := server.Serve(r.port.Listener(protocol)); err != nil && r.ctx.Err() == nil {
+			r.fail(fmt.Errorf("serve %s: %w", protocol, err))
 		}
 	}()
+}
+
+// Reconfigure changes the members and returns what they are then, once this
+// member knows it. The error is one of the reasons of this package why a change
+// is refused, ErrTimeout or ErrLeaderLost when the outcome is unknown, or
+// ErrStopped.
+func (r *Replica) Reconfigure(ctx context.Context, change Change) (Changed, error) {
+	return r.members.do(ctx, change)
+}
+
+// MoveLeader gives this member's lead to another one and returns once that
+// leads. The error is ErrNotLeading, ErrBadTransferee or ErrTransferTimeout.
+func (r *Replica) MoveLeader(ctx context.Context, to uint64) error {
+	return r.members.move(ctx, to)
 }
 
 // Propose replicates the request and returns its outcome once it is applied on
@@ -346,11 +405,11 @@ func (r *Replica) LeaderConn(ctx context.Context) (grpc.ClientConnInterface, err
 // MemberConn returns a connection to the peer port of another member, for the
 // services of Config.PeerServices.
 func (r *Replica) MemberConn(ctx context.Context, member uint64) (grpc.ClientConnInterface, error) {
-	address, err := r.addressOf(member)
+	at, err := r.locate(member)
 	if err != nil {
 		return nil, err
 	}
-	return r.peers.readyConn(ctx, member, address)
+	return r.peers.readyConn(ctx, member, at.peerURLs)
 }
 
 // Linearize returns once this member has applied every write that any member
@@ -410,7 +469,7 @@ func (r *Replica) Close() error {
 }
 
 func (r *Replica) close() error {
-	if r.ctx.Err() == nil && r.leadership.current() == r.Member() && len(r.config.Cluster.Peers) > 1 {
+	if r.ctx.Err() == nil && r.leadership.current() == r.Member() && r.hasOtherVoters() {
 		if err := r.currentRaft().LeadershipTransfer().Error(); err != nil {
 			r.logger.Info("could not hand leadership on before stopping", "error", err)
 		}
@@ -419,6 +478,7 @@ func (r *Replica) close() error {
 	if r.log.failed.Load() {
 		r.currentRaft().Shutdown()
 		r.server.Stop()
+		r.joining.Stop()
 		return errors.Join(errLogFailed, r.peers.close(), r.transport.shut(), r.port.Close())
 	}
 	r.swapping.Lock()
@@ -434,6 +494,9 @@ func (r *Replica) closeStores() error {
 	var errs []error
 	if r.peers != nil {
 		errs = append(errs, r.peers.close())
+	}
+	if r.joining != nil {
+		r.joining.Stop()
 	}
 	if r.transport != nil {
 		errs = append(errs, r.transport.shut())
@@ -498,7 +561,7 @@ func (r *Replica) authorize(certificate *x509.Certificate) error {
 	if !serves {
 		return fmt.Errorf("the certificate of %q is a client's, not a peer's", certificate.Subject.CommonName)
 	}
-	for _, member := range r.machine.Members() {
+	for _, member := range r.knownMembers() {
 		if member.Name != "" && member.Name == certificate.Subject.CommonName {
 			return nil
 		}

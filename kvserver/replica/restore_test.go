@@ -61,7 +61,7 @@ func TestRestoreIsRepeated(t *testing.T) {
 	if err := errors.Join(good.Build(t.Context(), staged), m.Install(staged)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(m.SeedMembers([]machine.Member{{ID: config.Self.ID, Name: "m0"}}), m.Close(), good.Build(t.Context(), staged)); err != nil {
+	if err := errors.Join(m.Membership().Seed([]machine.Member{{ID: config.Self.ID, Name: "m0"}}, machine.Position{}), m.Close(), good.Build(t.Context(), staged)); err != nil {
 		t.Fatal(err)
 	}
 	config.Restore = good

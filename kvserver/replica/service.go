@@ -70,16 +70,22 @@ func (s *peerService) ReadIndex(ctx context.Context, request *peerpb.ReadIndexRe
 
 // Term implements peerpb.PeerServer.
 func (s *peerService) Term(context.Context, *peerpb.TermRequest) (*peerpb.TermResponse, error) {
-	return &peerpb.TermResponse{Term: s.replica.currentRaft().CurrentTerm()}, nil
+	applied, _ := s.replica.machine.Applied()
+	return &peerpb.TermResponse{Term: s.replica.currentRaft().CurrentTerm(), Applied: applied}, nil
 }
 
-// Roll implements peerpb.PeerServer.
-func (s *peerService) Roll(_ context.Context, request *peerpb.RollRequest) (*peerpb.RollResponse, error) {
-	response := &peerpb.RollResponse{Cluster: uint64(s.replica.identity.Cluster)}
-	for _, member := range s.replica.machine.Members() {
-		if member.ID == request.GetMember() {
-			response.Announced = len(member.ClientURLs) > 0
-		}
+// Reconfigure implements peerpb.PeerServer.
+func (s *peerService) Reconfigure(ctx context.Context, request *peerpb.ReconfigureRequest) (*peerpb.ReconfigureResponse, error) {
+	changed, err := s.replica.members.lead(ctx, Change{
+		Action: Action(request.GetChange()), Member: request.GetMember(),
+		PeerURLs: request.GetPeerUrls(), Learner: request.GetLearner(),
+	})
+	if refusal, refused := refusalOf(err); refused {
+		return &peerpb.ReconfigureResponse{Refusal: refusal}, nil
 	}
-	return response, nil
+	if err != nil {
+		return nil, err
+	}
+	s.replica.pusher.push(request.GetOrigin(), changed.index)
+	return &peerpb.ReconfigureResponse{Member: changed.Member, Index: changed.index, Members: infosOf(changed.Members)}, nil
 }

@@ -133,6 +133,16 @@ func (s *snapshots) finish() error {
 	return nil
 }
 
+// found records the state that a cluster begins with, which the store holds.
+func (s *snapshots) found(configuration raft.Configuration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recordLocked(snapshotRecord{
+		Format: snapshotFormat, Index: foundingIndex, Term: foundingTerm,
+		Configuration: configuration, ConfigurationIndex: foundingIndex, Applied: foundingIndex,
+	})
+}
+
 // restore puts the staged snapshot in place.
 func (s *snapshots) restore() error {
 	s.mu.Lock()

@@ -58,7 +58,7 @@ func (c *testCluster) transfer() int {
 			return true
 		}
 		to := c.members[c.follower()].config.Self
-		_ = c.members[leader].currentRaft().LeadershipTransferToServer(serverID(to.ID), raft.ServerAddress(hostPortOf(to.PeerURLs[0]))).Error()
+		_ = c.members[leader].currentRaft().LeadershipTransferToServer(serverID(to.ID), place{peerURLs: to.PeerURLs}.address()).Error()
 		return false
 	})
 	return c.leader()
@@ -357,7 +357,7 @@ func TestReceivedSnapshotIsJudged(t *testing.T) {
 			if err := feed(t, sink); err == nil {
 				t.Error("accepted")
 			}
-			if m.snapshots.index() != 0 {
+			if m.snapshots.index() != foundingIndex {
 				t.Error("recorded")
 			}
 			if err := m.snapshots.restore(); err == nil {
@@ -448,7 +448,7 @@ func TestInstallReplacesRaftWhenTheLogDiverged(t *testing.T) {
 				t.Fatal(err)
 			}
 			replaced := false
-			adapter := &fsm{machine: m, snapshots: into, log: log, progress: &progress{}, metrics: metrics.NewReplica(nil), slow: time.Hour, replace: func() { replaced = true }}
+			adapter := &fsm{machine: m, snapshots: into, log: log, progress: &progress{}, metrics: metrics.NewReplica(nil), slow: time.Hour, replace: func() { replaced = true }, membersChanged: func() {}}
 			if err := adapter.Restore(io.NopCloser(strings.NewReader(""))); err != nil {
 				t.Fatal(err)
 			}

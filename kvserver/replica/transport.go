@@ -3,10 +3,8 @@ package replica
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -19,7 +17,7 @@ import (
 // errStalled is what followers' replication sees on a leader whose disk hangs.
 var errStalled = errors.New("the local raft log write is stalled; not acting as leader")
 
-// transport is raft's network transport with two changes.
+// transport is raft's network transport with three changes.
 //
 // SetHeartbeatHandler is not forwarded: the handler would run on the
 // transport's goroutine and change term and state under raft's main goroutine,
@@ -30,14 +28,19 @@ var errStalled = errors.New("the local raft log write is stalled; not acting as 
 // While the local log write hangs, nothing is sent as a leader: raft's
 // heartbeats do not depend on the disk, so a leader that can no longer commit
 // would otherwise hold its place forever.
+//
+// A member calls itself by its id, not by the address that it listens on. That
+// may be the same for all, as 0.0.0.0:2380 is, and raft takes candidates with
+// the same address for one: it would vote for both of them.
 type transport struct {
 	*raft.NetworkTransport
+	self    raft.ServerID
 	stalled func() bool
 	metrics *metrics.Replica
 }
 
-func newTransport(port *peerport.Port, resolve func(raft.ServerAddress) (uint64, error), logger hclog.Logger, stalled func() bool) *transport {
-	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port, resolve: resolve}
+func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled func() bool) *transport {
+	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port}
 	return &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:  layer,
@@ -45,10 +48,17 @@ func newTransport(port *peerport.Port, resolve func(raft.ServerAddress) (uint64,
 			Timeout: 10 * time.Second,
 			Logger:  logger,
 		}),
+		self:    serverID(self),
 		stalled: stalled,
 		metrics: metrics.NewReplica(nil),
 	}
 }
+
+// LocalAddr implements raft.Transport; see the type.
+func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t.self) }
+
+// EncodePeer implements raft.Transport; see the type.
+func (t *transport) EncodePeer(id raft.ServerID, _ raft.ServerAddress) []byte { return []byte(id) }
 
 // SetHeartbeatHandler implements raft.Transport; see the type.
 func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
@@ -71,7 +81,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		}
 		return errStalled
 	}
-	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	err := t.NetworkTransport.AppendEntries(id, route(id, target), args, resp)
 	if member, unnamed := memberID(id); err != nil && unnamed == nil {
 		t.metrics.Peers.Failed(member)
 	}
@@ -80,7 +90,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	pipeline, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	pipeline, err := t.NetworkTransport.AppendEntriesPipeline(id, route(id, target))
 	if err != nil {
 		return nil, err
 	}
@@ -97,9 +107,24 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 		return err
 	}
 	done := t.metrics.Peers.SendingSnapshot(member)
-	err = t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
+	err = t.NetworkTransport.InstallSnapshot(id, route(id, target), args, resp, data)
 	done(err)
 	return err
+}
+
+// RequestVote implements raft.Transport.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.NetworkTransport.RequestVote(id, route(id, target), args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.NetworkTransport.RequestPreVote(id, route(id, target), args, resp)
+}
+
+// TimeoutNow implements raft.Transport.
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.NetworkTransport.TimeoutNow(id, route(id, target), args, resp)
 }
 
 type stallablePipeline struct {
@@ -117,29 +142,17 @@ func (p *stallablePipeline) AppendEntries(args *raft.AppendEntriesRequest, resp 
 // streamLayer dials raft connections through the peer port.
 type streamLayer struct {
 	net.Listener
-	port    *peerport.Port
-	resolve func(raft.ServerAddress) (uint64, error)
+	port *peerport.Port
 }
 
-func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	member, err := s.resolve(address)
+func (s *streamLayer) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	member, at, err := parseRoute(target)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return s.port.Dial(ctx, peerport.Raft, string(address), member)
-}
-
-// serverID is a member's id as raft knows it.
-func serverID(member uint64) raft.ServerID {
-	return raft.ServerID(strconv.FormatUint(member, 16))
-}
-
-func memberID(server raft.ServerID) (uint64, error) {
-	id, err := strconv.ParseUint(string(server), 16, 64)
-	if err != nil {
-		return 0, fmt.Errorf("raft server id %q is not a member id: %w", server, err)
-	}
-	return id, nil
+	return dialInTurn(ctx, at.peerURLs, func(ctx context.Context, address string) (net.Conn, error) {
+		return s.port.Dial(ctx, peerport.Raft, address, member)
+	})
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func TestHeartbeatsGoThroughTheMainLoop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := newTransport(port, func(raft.ServerAddress) (uint64, error) { return 1, nil }, hashicorpLogger("raft-net", logger), func() bool { return false })
+		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false })
 		t.Cleanup(func() {
 			_ = tr.shut()
 			_ = port.Close()
@@ -32,10 +33,11 @@ func TestHeartbeatsGoThroughTheMainLoop(t *testing.T) {
 		beside <- rpc
 		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
 	})
+	target := place{peerURLs: []string{"http://127.0.0.1:1", "http://" + string(receiver.NetworkTransport.LocalAddr())}}.address()
 	sent := make(chan error, 1)
 	go func() {
 		heartbeat := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, Addr: []byte(sender.LocalAddr())}, Term: 1}
-		sent <- sender.AppendEntries(serverID(1), receiver.LocalAddr(), heartbeat, &raft.AppendEntriesResponse{})
+		sent <- sender.AppendEntries(serverID(1), target, heartbeat, &raft.AppendEntriesResponse{})
 	}()
 	select {
 	case rpc := <-receiver.Consumer():
@@ -47,6 +49,48 @@ func TestHeartbeatsGoThroughTheMainLoop(t *testing.T) {
 	}
 	if err := <-sent; err != nil {
 		t.Error(err)
+	}
+}
+
+// Members that listen on the same address, as 0.0.0.0:2380 is on every machine,
+// are not the same candidate: raft would vote for both of them in one term.
+func TestCandidatesAreToldApartByTheirIDs(t *testing.T) {
+	logger := testLogger(t, "transport")
+	port, err := peerport.Listen([]string{"127.0.0.1:0"}, peerport.Config{Cluster: 1, Member: 1, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	seen := map[string]bool{}
+	for _, member := range []uint64{1, 2} {
+		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false })
+		defer tr.shut()
+		seen[string(tr.EncodePeer(serverID(member), tr.LocalAddr()))] = true
+		seen[string(tr.LocalAddr())] = true
+	}
+	if len(seen) != 2 || !seen["1"] || !seen["2"] {
+		t.Errorf("two members call themselves %v", seen)
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	for _, want := range []place{
+		{peerURLs: []string{"http://a:1"}},
+		{learner: true, peerURLs: []string{"https://10.0.0.1:2380", "https://[::1]:2380"}},
+	} {
+		got, err := placeOf(want.address())
+		if err != nil || got.learner != want.learner || !slices.Equal(got.peerURLs, want.peerURLs) {
+			t.Errorf("%+v becomes %+v, %v", want, got, err)
+		}
+		member, at, err := parseRoute(route(serverID(0xabc), want.address()))
+		if err != nil || member != 0xabc || at.address() != want.address() {
+			t.Errorf("the route to %+v leads to %x at %+v, %v", want, member, at, err)
+		}
+	}
+	for _, bad := range []raft.ServerAddress{"", "127.0.0.1:2380", "voter", "king http://a:1"} {
+		if got, err := placeOf(bad); err == nil {
+			t.Errorf("%q is taken for %+v", bad, got)
+		}
 	}
 }
 

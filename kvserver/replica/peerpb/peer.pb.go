@@ -25,6 +25,135 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ReconfigureRequest_Change int32
+
+const (
+	ReconfigureRequest_UNKNOWN ReconfigureRequest_Change = 0
+	ReconfigureRequest_ADD     ReconfigureRequest_Change = 1
+	ReconfigureRequest_PROMOTE ReconfigureRequest_Change = 2
+	ReconfigureRequest_REMOVE  ReconfigureRequest_Change = 3
+	ReconfigureRequest_UPDATE  ReconfigureRequest_Change = 4
+)
+
+// Enum value maps for ReconfigureRequest_Change.
+var (
+	ReconfigureRequest_Change_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "ADD",
+		2: "PROMOTE",
+		3: "REMOVE",
+		4: "UPDATE",
+	}
+	ReconfigureRequest_Change_value = map[string]int32{
+		"UNKNOWN": 0,
+		"ADD":     1,
+		"PROMOTE": 2,
+		"REMOVE":  3,
+		"UPDATE":  4,
+	}
+)
+
+func (x ReconfigureRequest_Change) Enum() *ReconfigureRequest_Change {
+	p := new(ReconfigureRequest_Change)
+	*p = x
+	return p
+}
+
+func (x ReconfigureRequest_Change) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReconfigureRequest_Change) Descriptor() protoreflect.EnumDescriptor {
+	return file_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (ReconfigureRequest_Change) Type() protoreflect.EnumType {
+	return &file_peer_proto_enumTypes[0]
+}
+
+func (x ReconfigureRequest_Change) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReconfigureRequest_Change.Descriptor instead.
+func (ReconfigureRequest_Change) EnumDescriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{7, 0}
+}
+
+type ReconfigureResponse_Refusal int32
+
+const (
+	ReconfigureResponse_NONE ReconfigureResponse_Refusal = 0
+	// This member does not lead, and nothing was changed.
+	ReconfigureResponse_NOT_LEADER         ReconfigureResponse_Refusal = 1
+	ReconfigureResponse_MEMBER_EXISTS      ReconfigureResponse_Refusal = 2
+	ReconfigureResponse_PEER_URL_EXISTS    ReconfigureResponse_Refusal = 3
+	ReconfigureResponse_MEMBER_NOT_FOUND   ReconfigureResponse_Refusal = 4
+	ReconfigureResponse_NOT_LEARNER        ReconfigureResponse_Refusal = 5
+	ReconfigureResponse_LEARNER_NOT_READY  ReconfigureResponse_Refusal = 6
+	ReconfigureResponse_TOO_MANY_LEARNERS  ReconfigureResponse_Refusal = 7
+	ReconfigureResponse_NOT_ENOUGH_STARTED ReconfigureResponse_Refusal = 8
+	ReconfigureResponse_UNHEALTHY          ReconfigureResponse_Refusal = 9
+	ReconfigureResponse_BAD_URLS           ReconfigureResponse_Refusal = 10
+)
+
+// Enum value maps for ReconfigureResponse_Refusal.
+var (
+	ReconfigureResponse_Refusal_name = map[int32]string{
+		0:  "NONE",
+		1:  "NOT_LEADER",
+		2:  "MEMBER_EXISTS",
+		3:  "PEER_URL_EXISTS",
+		4:  "MEMBER_NOT_FOUND",
+		5:  "NOT_LEARNER",
+		6:  "LEARNER_NOT_READY",
+		7:  "TOO_MANY_LEARNERS",
+		8:  "NOT_ENOUGH_STARTED",
+		9:  "UNHEALTHY",
+		10: "BAD_URLS",
+	}
+	ReconfigureResponse_Refusal_value = map[string]int32{
+		"NONE":               0,
+		"NOT_LEADER":         1,
+		"MEMBER_EXISTS":      2,
+		"PEER_URL_EXISTS":    3,
+		"MEMBER_NOT_FOUND":   4,
+		"NOT_LEARNER":        5,
+		"LEARNER_NOT_READY":  6,
+		"TOO_MANY_LEARNERS":  7,
+		"NOT_ENOUGH_STARTED": 8,
+		"UNHEALTHY":          9,
+		"BAD_URLS":           10,
+	}
+)
+
+func (x ReconfigureResponse_Refusal) Enum() *ReconfigureResponse_Refusal {
+	p := new(ReconfigureResponse_Refusal)
+	*p = x
+	return p
+}
+
+func (x ReconfigureResponse_Refusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReconfigureResponse_Refusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_peer_proto_enumTypes[1].Descriptor()
+}
+
+func (ReconfigureResponse_Refusal) Type() protoreflect.EnumType {
+	return &file_peer_proto_enumTypes[1]
+}
+
+func (x ReconfigureResponse_Refusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReconfigureResponse_Refusal.Descriptor instead.
+func (ReconfigureResponse_Refusal) EnumDescriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{8, 0}
+}
+
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Each is an encoded etcdserverpb.InternalRaftRequest.
@@ -270,8 +399,10 @@ func (*TermRequest) Descriptor() ([]byte, []int) {
 }
 
 type TermResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	// The index that the member's state machine has applied.
+	Applied       uint64 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -313,28 +444,38 @@ func (x *TermResponse) GetTerm() uint64 {
 	return 0
 }
 
-type RollRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id of the asking member.
-	Member        uint64 `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
+func (x *TermResponse) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+type MemberInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	PeerUrls      []string               `protobuf:"bytes,3,rep,name=peer_urls,json=peerUrls,proto3" json:"peer_urls,omitempty"`
+	ClientUrls    []string               `protobuf:"bytes,4,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
+	Learner       bool                   `protobuf:"varint,5,opt,name=learner,proto3" json:"learner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RollRequest) Reset() {
-	*x = RollRequest{}
+func (x *MemberInfo) Reset() {
+	*x = MemberInfo{}
 	mi := &file_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RollRequest) String() string {
+func (x *MemberInfo) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RollRequest) ProtoMessage() {}
+func (*MemberInfo) ProtoMessage() {}
 
-func (x *RollRequest) ProtoReflect() protoreflect.Message {
+func (x *MemberInfo) ProtoReflect() protoreflect.Message {
 	mi := &file_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -346,42 +487,154 @@ func (x *RollRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RollRequest.ProtoReflect.Descriptor instead.
-func (*RollRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use MemberInfo.ProtoReflect.Descriptor instead.
+func (*MemberInfo) Descriptor() ([]byte, []int) {
 	return file_peer_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *RollRequest) GetMember() uint64 {
+func (x *MemberInfo) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MemberInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberInfo) GetPeerUrls() []string {
+	if x != nil {
+		return x.PeerUrls
+	}
+	return nil
+}
+
+func (x *MemberInfo) GetClientUrls() []string {
+	if x != nil {
+		return x.ClientUrls
+	}
+	return nil
+}
+
+func (x *MemberInfo) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
+}
+
+type ReconfigureRequest struct {
+	state  protoimpl.MessageState    `protogen:"open.v1"`
+	Change ReconfigureRequest_Change `protobuf:"varint,1,opt,name=change,proto3,enum=muster.peer.v1.ReconfigureRequest_Change" json:"change,omitempty"`
+	// The id of the member that is changed; 0 for one that is added.
+	Member uint64 `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`
+	// Of a member that is added or updated.
+	PeerUrls []string `protobuf:"bytes,3,rep,name=peer_urls,json=peerUrls,proto3" json:"peer_urls,omitempty"`
+	// Whether the added member is a learner.
+	Learner bool `protobuf:"varint,4,opt,name=learner,proto3" json:"learner,omitempty"`
+	// The id of the asking member.
+	Origin        uint64 `protobuf:"varint,5,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconfigureRequest) Reset() {
+	*x = ReconfigureRequest{}
+	mi := &file_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconfigureRequest) ProtoMessage() {}
+
+func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
+func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReconfigureRequest) GetChange() ReconfigureRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return ReconfigureRequest_UNKNOWN
+}
+
+func (x *ReconfigureRequest) GetMember() uint64 {
 	if x != nil {
 		return x.Member
 	}
 	return 0
 }
 
-type RollResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Cluster uint64                 `protobuf:"varint,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// True when the asking member has announced itself to this cluster before.
-	Announced     bool `protobuf:"varint,2,opt,name=announced,proto3" json:"announced,omitempty"`
+func (x *ReconfigureRequest) GetPeerUrls() []string {
+	if x != nil {
+		return x.PeerUrls
+	}
+	return nil
+}
+
+func (x *ReconfigureRequest) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
+}
+
+func (x *ReconfigureRequest) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+type ReconfigureResponse struct {
+	state   protoimpl.MessageState      `protogen:"open.v1"`
+	Refusal ReconfigureResponse_Refusal `protobuf:"varint,1,opt,name=refusal,proto3,enum=muster.peer.v1.ReconfigureResponse_Refusal" json:"refusal,omitempty"`
+	// The id of the member that was changed.
+	Member uint64 `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`
+	// The index of the change in the log.
+	Index uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// The members after the change, by id.
+	Members       []*MemberInfo `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RollResponse) Reset() {
-	*x = RollResponse{}
-	mi := &file_peer_proto_msgTypes[7]
+func (x *ReconfigureResponse) Reset() {
+	*x = ReconfigureResponse{}
+	mi := &file_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RollResponse) String() string {
+func (x *ReconfigureResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RollResponse) ProtoMessage() {}
+func (*ReconfigureResponse) ProtoMessage() {}
 
-func (x *RollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[7]
+func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,23 +645,135 @@ func (x *RollResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RollResponse.ProtoReflect.Descriptor instead.
-func (*RollResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{7}
+// Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
+func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *RollResponse) GetCluster() uint64 {
+func (x *ReconfigureResponse) GetRefusal() ReconfigureResponse_Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return ReconfigureResponse_NONE
+}
+
+func (x *ReconfigureResponse) GetMember() uint64 {
+	if x != nil {
+		return x.Member
+	}
+	return 0
+}
+
+func (x *ReconfigureResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ReconfigureResponse) GetMembers() []*MemberInfo {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type MembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersRequest) Reset() {
+	*x = MembersRequest{}
+	mi := &file_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersRequest) ProtoMessage() {}
+
+func (x *MembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
+func (*MembersRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{9}
+}
+
+type MembersResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster uint64                 `protobuf:"varint,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// By id; none while this member does not know them itself.
+	Members []*MemberInfo `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	// The ids of those that were members and never will be again.
+	Removed       []uint64 `protobuf:"varint,3,rep,packed,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersResponse) Reset() {
+	*x = MembersResponse{}
+	mi := &file_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersResponse) ProtoMessage() {}
+
+func (x *MembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
+func (*MembersResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MembersResponse) GetCluster() uint64 {
 	if x != nil {
 		return x.Cluster
 	}
 	return 0
 }
 
-func (x *RollResponse) GetAnnounced() bool {
+func (x *MembersResponse) GetMembers() []*MemberInfo {
 	if x != nil {
-		return x.Announced
+		return x.Members
 	}
-	return false
+	return nil
+}
+
+func (x *MembersResponse) GetRemoved() []uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
 }
 
 var File_peer_proto protoreflect.FileDescriptor
@@ -429,19 +794,63 @@ const file_peer_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x02 \x01(\bR\tnotLeader\"\r\n" +
-	"\vTermRequest\"\"\n" +
+	"\vTermRequest\"<\n" +
 	"\fTermResponse\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\"%\n" +
-	"\vRollRequest\x12\x16\n" +
-	"\x06member\x18\x01 \x01(\x04R\x06member\"F\n" +
-	"\fRollResponse\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\x04R\acluster\x12\x1c\n" +
-	"\tannounced\x18\x02 \x01(\bR\tannounced2\xaa\x02\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x18\n" +
+	"\aapplied\x18\x02 \x01(\x04R\aapplied\"\x88\x01\n" +
+	"\n" +
+	"MemberInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpeer_urls\x18\x03 \x03(\tR\bpeerUrls\x12\x1f\n" +
+	"\vclient_urls\x18\x04 \x03(\tR\n" +
+	"clientUrls\x12\x18\n" +
+	"\alearner\x18\x05 \x01(\bR\alearner\"\x83\x02\n" +
+	"\x12ReconfigureRequest\x12A\n" +
+	"\x06change\x18\x01 \x01(\x0e2).muster.peer.v1.ReconfigureRequest.ChangeR\x06change\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x1b\n" +
+	"\tpeer_urls\x18\x03 \x03(\tR\bpeerUrls\x12\x18\n" +
+	"\alearner\x18\x04 \x01(\bR\alearner\x12\x16\n" +
+	"\x06origin\x18\x05 \x01(\x04R\x06origin\"C\n" +
+	"\x06Change\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\a\n" +
+	"\x03ADD\x10\x01\x12\v\n" +
+	"\aPROMOTE\x10\x02\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x03\x12\n" +
+	"\n" +
+	"\x06UPDATE\x10\x04\"\x98\x03\n" +
+	"\x13ReconfigureResponse\x12E\n" +
+	"\arefusal\x18\x01 \x01(\x0e2+.muster.peer.v1.ReconfigureResponse.RefusalR\arefusal\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x124\n" +
+	"\amembers\x18\x04 \x03(\v2\x1a.muster.peer.v1.MemberInfoR\amembers\"\xd5\x01\n" +
+	"\aRefusal\x12\b\n" +
+	"\x04NONE\x10\x00\x12\x0e\n" +
+	"\n" +
+	"NOT_LEADER\x10\x01\x12\x11\n" +
+	"\rMEMBER_EXISTS\x10\x02\x12\x13\n" +
+	"\x0fPEER_URL_EXISTS\x10\x03\x12\x14\n" +
+	"\x10MEMBER_NOT_FOUND\x10\x04\x12\x0f\n" +
+	"\vNOT_LEARNER\x10\x05\x12\x15\n" +
+	"\x11LEARNER_NOT_READY\x10\x06\x12\x15\n" +
+	"\x11TOO_MANY_LEARNERS\x10\a\x12\x16\n" +
+	"\x12NOT_ENOUGH_STARTED\x10\b\x12\r\n" +
+	"\tUNHEALTHY\x10\t\x12\f\n" +
+	"\bBAD_URLS\x10\n" +
+	"\"\x10\n" +
+	"\x0eMembersRequest\"{\n" +
+	"\x0fMembersResponse\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x04R\acluster\x124\n" +
+	"\amembers\x18\x02 \x03(\v2\x1a.muster.peer.v1.MemberInfoR\amembers\x12\x18\n" +
+	"\aremoved\x18\x03 \x03(\x04R\aremoved2\xbf\x02\n" +
 	"\x04Peer\x12J\n" +
 	"\aPropose\x12\x1e.muster.peer.v1.ProposeRequest\x1a\x1f.muster.peer.v1.ProposeResponse\x12P\n" +
 	"\tReadIndex\x12 .muster.peer.v1.ReadIndexRequest\x1a!.muster.peer.v1.ReadIndexResponse\x12A\n" +
-	"\x04Term\x12\x1b.muster.peer.v1.TermRequest\x1a\x1c.muster.peer.v1.TermResponse\x12A\n" +
-	"\x04Roll\x12\x1b.muster.peer.v1.RollRequest\x1a\x1c.muster.peer.v1.RollResponseB Z\x1emuster/kvserver/replica/peerpbb\x06proto3"
+	"\x04Term\x12\x1b.muster.peer.v1.TermRequest\x1a\x1c.muster.peer.v1.TermResponse\x12V\n" +
+	"\vReconfigure\x12\".muster.peer.v1.ReconfigureRequest\x1a#.muster.peer.v1.ReconfigureResponse2U\n" +
+	"\aJoining\x12J\n" +
+	"\aMembers\x12\x1e.muster.peer.v1.MembersRequest\x1a\x1f.muster.peer.v1.MembersResponseB Z\x1emuster/kvserver/replica/peerpbb\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -455,31 +864,43 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_peer_proto_goTypes = []any{
-	(*ProposeRequest)(nil),    // 0: muster.peer.v1.ProposeRequest
-	(*ProposeResponse)(nil),   // 1: muster.peer.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),  // 2: muster.peer.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil), // 3: muster.peer.v1.ReadIndexResponse
-	(*TermRequest)(nil),       // 4: muster.peer.v1.TermRequest
-	(*TermResponse)(nil),      // 5: muster.peer.v1.TermResponse
-	(*RollRequest)(nil),       // 6: muster.peer.v1.RollRequest
-	(*RollResponse)(nil),      // 7: muster.peer.v1.RollResponse
+	(ReconfigureRequest_Change)(0),   // 0: muster.peer.v1.ReconfigureRequest.Change
+	(ReconfigureResponse_Refusal)(0), // 1: muster.peer.v1.ReconfigureResponse.Refusal
+	(*ProposeRequest)(nil),           // 2: muster.peer.v1.ProposeRequest
+	(*ProposeResponse)(nil),          // 3: muster.peer.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),         // 4: muster.peer.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),        // 5: muster.peer.v1.ReadIndexResponse
+	(*TermRequest)(nil),              // 6: muster.peer.v1.TermRequest
+	(*TermResponse)(nil),             // 7: muster.peer.v1.TermResponse
+	(*MemberInfo)(nil),               // 8: muster.peer.v1.MemberInfo
+	(*ReconfigureRequest)(nil),       // 9: muster.peer.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),      // 10: muster.peer.v1.ReconfigureResponse
+	(*MembersRequest)(nil),           // 11: muster.peer.v1.MembersRequest
+	(*MembersResponse)(nil),          // 12: muster.peer.v1.MembersResponse
 }
 var file_peer_proto_depIdxs = []int32{
-	0, // 0: muster.peer.v1.Peer.Propose:input_type -> muster.peer.v1.ProposeRequest
-	2, // 1: muster.peer.v1.Peer.ReadIndex:input_type -> muster.peer.v1.ReadIndexRequest
-	4, // 2: muster.peer.v1.Peer.Term:input_type -> muster.peer.v1.TermRequest
-	6, // 3: muster.peer.v1.Peer.Roll:input_type -> muster.peer.v1.RollRequest
-	1, // 4: muster.peer.v1.Peer.Propose:output_type -> muster.peer.v1.ProposeResponse
-	3, // 5: muster.peer.v1.Peer.ReadIndex:output_type -> muster.peer.v1.ReadIndexResponse
-	5, // 6: muster.peer.v1.Peer.Term:output_type -> muster.peer.v1.TermResponse
-	7, // 7: muster.peer.v1.Peer.Roll:output_type -> muster.peer.v1.RollResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0,  // 0: muster.peer.v1.ReconfigureRequest.change:type_name -> muster.peer.v1.ReconfigureRequest.Change
+	1,  // 1: muster.peer.v1.ReconfigureResponse.refusal:type_name -> muster.peer.v1.ReconfigureResponse.Refusal
+	8,  // 2: muster.peer.v1.ReconfigureResponse.members:type_name -> muster.peer.v1.MemberInfo
+	8,  // 3: muster.peer.v1.MembersResponse.members:type_name -> muster.peer.v1.MemberInfo
+	2,  // 4: muster.peer.v1.Peer.Propose:input_type -> muster.peer.v1.ProposeRequest
+	4,  // 5: muster.peer.v1.Peer.ReadIndex:input_type -> muster.peer.v1.ReadIndexRequest
+	6,  // 6: muster.peer.v1.Peer.Term:input_type -> muster.peer.v1.TermRequest
+	9,  // 7: muster.peer.v1.Peer.Reconfigure:input_type -> muster.peer.v1.ReconfigureRequest
+	11, // 8: muster.peer.v1.Joining.Members:input_type -> muster.peer.v1.MembersRequest
+	3,  // 9: muster.peer.v1.Peer.Propose:output_type -> muster.peer.v1.ProposeResponse
+	5,  // 10: muster.peer.v1.Peer.ReadIndex:output_type -> muster.peer.v1.ReadIndexResponse
+	7,  // 11: muster.peer.v1.Peer.Term:output_type -> muster.peer.v1.TermResponse
+	10, // 12: muster.peer.v1.Peer.Reconfigure:output_type -> muster.peer.v1.ReconfigureResponse
+	12, // 13: muster.peer.v1.Joining.Members:output_type -> muster.peer.v1.MembersResponse
+	9,  // [9:14] is the sub-list for method output_type
+	4,  // [4:9] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -492,13 +913,14 @@ func file_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   8,
+			NumEnums:      2,
+			NumMessages:   11,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_peer_proto_goTypes,
 		DependencyIndexes: file_peer_proto_depIdxs,
+		EnumInfos:         file_peer_proto_enumTypes,
 		MessageInfos:      file_peer_proto_msgTypes,
 	}.Build()
 	File_peer_proto = out.File

@@ -23,10 +23,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Propose_FullMethodName   = "/muster.peer.v1.Peer/Propose"
-	Peer_ReadIndex_FullMethodName = "/muster.peer.v1.Peer/ReadIndex"
-	Peer_Term_FullMethodName      = "/muster.peer.v1.Peer/Term"
-	Peer_Roll_FullMethodName      = "/muster.peer.v1.Peer/Roll"
+	Peer_Propose_FullMethodName     = "/muster.peer.v1.Peer/Propose"
+	Peer_ReadIndex_FullMethodName   = "/muster.peer.v1.Peer/ReadIndex"
+	Peer_Term_FullMethodName        = "/muster.peer.v1.Peer/Term"
+	Peer_Reconfigure_FullMethodName = "/muster.peer.v1.Peer/Reconfigure"
 )
 
 // PeerClient is the client API for Peer service.
@@ -39,10 +39,11 @@ type PeerClient interface {
 	// ReadIndex asks the leader for an index that covers every write
 	// acknowledged before the call.
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
-	// Term answers with the member's current raft term.
+	// Term answers with the member's current raft term, and how far it is.
 	Term(ctx context.Context, in *TermRequest, opts ...grpc.CallOption) (*TermResponse, error)
-	// Roll tells a starting member what this member knows of the cluster.
-	Roll(ctx context.Context, in *RollRequest, opts ...grpc.CallOption) (*RollResponse, error)
+	// Reconfigure asks the leader to change the membership. An error of the call
+	// leaves the outcome unknown.
+	Reconfigure(ctx context.Context, in *ReconfigureRequest, opts ...grpc.CallOption) (*ReconfigureResponse, error)
 }
 
 type peerClient struct {
@@ -83,10 +84,10 @@ func (c *peerClient) Term(ctx context.Context, in *TermRequest, opts ...grpc.Cal
 	return out, nil
 }
 
-func (c *peerClient) Roll(ctx context.Context, in *RollRequest, opts ...grpc.CallOption) (*RollResponse, error) {
+func (c *peerClient) Reconfigure(ctx context.Context, in *ReconfigureRequest, opts ...grpc.CallOption) (*ReconfigureResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(RollResponse)
-	err := c.cc.Invoke(ctx, Peer_Roll_FullMethodName, in, out, cOpts...)
+	out := new(ReconfigureResponse)
+	err := c.cc.Invoke(ctx, Peer_Reconfigure_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,10 +104,11 @@ type PeerServer interface {
 	// ReadIndex asks the leader for an index that covers every write
 	// acknowledged before the call.
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
-	// Term answers with the member's current raft term.
+	// Term answers with the member's current raft term, and how far it is.
 	Term(context.Context, *TermRequest) (*TermResponse, error)
-	// Roll tells a starting member what this member knows of the cluster.
-	Roll(context.Context, *RollRequest) (*RollResponse, error)
+	// Reconfigure asks the leader to change the membership. An error of the call
+	// leaves the outcome unknown.
+	Reconfigure(context.Context, *ReconfigureRequest) (*ReconfigureResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -126,8 +128,8 @@ func (UnimplementedPeerServer) ReadIndex(context.Context, *ReadIndexRequest) (*R
 func (UnimplementedPeerServer) Term(context.Context, *TermRequest) (*TermResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Term not implemented")
 }
-func (UnimplementedPeerServer) Roll(context.Context, *RollRequest) (*RollResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Roll not implemented")
+func (UnimplementedPeerServer) Reconfigure(context.Context, *ReconfigureRequest) (*ReconfigureResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reconfigure not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -204,20 +206,20 @@ func _Peer_Term_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_Roll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(RollRequest)
+func _Peer_Reconfigure_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReconfigureRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(PeerServer).Roll(ctx, in)
+		return srv.(PeerServer).Reconfigure(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Peer_Roll_FullMethodName,
+		FullMethod: Peer_Reconfigure_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).Roll(ctx, req.(*RollRequest))
+		return srv.(PeerServer).Reconfigure(ctx, req.(*ReconfigureRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -242,8 +244,118 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Term_Handler,
 		},
 		{
-			MethodName: "Roll",
-			Handler:    _Peer_Roll_Handler,
+			MethodName: "Reconfigure",
+			Handler:    _Peer_Reconfigure_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "peer.proto",
+}
+
+const (
+	Joining_Members_FullMethodName = "/muster.peer.v1.Joining/Members"
+)
+
+// JoiningClient is the client API for Joining service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Joining is what a member answers to somebody who does not know the cluster
+// yet.
+type JoiningClient interface {
+	// Members tells who is in the cluster, as this member knows it.
+	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
+}
+
+type joiningClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewJoiningClient(cc grpc.ClientConnInterface) JoiningClient {
+	return &joiningClient{cc}
+}
+
+func (c *joiningClient) Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MembersResponse)
+	err := c.cc.Invoke(ctx, Joining_Members_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// JoiningServer is the server API for Joining service.
+// All implementations must embed UnimplementedJoiningServer
+// for forward compatibility.
+//
+// Joining is what a member answers to somebody who does not know the cluster
+// yet.
+type JoiningServer interface {
+	// Members tells who is in the cluster, as this member knows it.
+	Members(context.Context, *MembersRequest) (*MembersResponse, error)
+	mustEmbedUnimplementedJoiningServer()
+}
+
+// UnimplementedJoiningServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedJoiningServer struct{}
+
+func (UnimplementedJoiningServer) Members(context.Context, *MembersRequest) (*MembersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Members not implemented")
+}
+func (UnimplementedJoiningServer) mustEmbedUnimplementedJoiningServer() {}
+func (UnimplementedJoiningServer) testEmbeddedByValue()                 {}
+
+// UnsafeJoiningServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to JoiningServer will
+// result in compilation errors.
+type UnsafeJoiningServer interface {
+	mustEmbedUnimplementedJoiningServer()
+}
+
+func RegisterJoiningServer(s grpc.ServiceRegistrar, srv JoiningServer) {
+	// If the following call panics, it indicates UnimplementedJoiningServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Joining_ServiceDesc, srv)
+}
+
+func _Joining_Members_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MembersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JoiningServer).Members(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Joining_Members_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JoiningServer).Members(ctx, req.(*MembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Joining_ServiceDesc is the grpc.ServiceDesc for Joining service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Joining_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "muster.peer.v1.Joining",
+	HandlerType: (*JoiningServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Members",
+			Handler:    _Joining_Members_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
