@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -203,7 +204,11 @@ func (l *openingListener) open(raw net.Conn) {
 	if l.config.TLS != nil {
 		secured := tls.Server(conn, l.config.TLS)
 		if err := secured.Handshake(); err != nil {
-			l.config.Logger.Warn("refused a client connection", "from", conn.RemoteAddr().String(), "error", err)
+			level := slog.LevelWarn
+			if errors.Is(err, io.EOF) { // a load balancer, looking whether somebody listens
+				level = slog.LevelDebug
+			}
+			l.config.Logger.Log(context.Background(), level, "refused a client connection", "from", conn.RemoteAddr().String(), "error", err)
 			_ = conn.Close()
 			l.done(raw)
 			return

@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -294,7 +295,11 @@ func (p *Port) admit(raw net.Conn) {
 	}()
 	conn, line, err := p.handshake(raw)
 	if err != nil {
-		p.config.Logger.Warn("refused a connection on the peer port", "from", raw.RemoteAddr().String(), "error", err)
+		level := slog.LevelWarn
+		if errors.Is(err, io.EOF) { // a load balancer, looking whether somebody listens
+			level = slog.LevelDebug
+		}
+		p.config.Logger.Log(context.Background(), level, "refused a connection on the peer port", "from", raw.RemoteAddr().String(), "error", err)
 		_ = raw.Close()
 		return
 	}
