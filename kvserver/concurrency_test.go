@@ -36,6 +36,7 @@ func waiting(t *testing.T, p person, lock string, call func() error) <-chan erro
 // Whoever waits for a lock waits with the rights of its own, whoever else
 // waits: one stream of watches for all would have those of the first.
 func TestLocksHaveTheRightsOfTheirCallers(t *testing.T) {
+	t.Parallel()
 	server := running(t, single(t))
 	nobody := person{t: t, conn: connect(t, server.clients[0].Addr().String()).conn}
 	nobody.enable()
@@ -76,6 +77,7 @@ func TestLocksHaveTheRightsOfTheirCallers(t *testing.T) {
 
 // A member that stops does not wait for those who wait for a lock.
 func TestWaitingForALockEndsWithTheMember(t *testing.T) {
+	t.Parallel()
 	server, err := Start(single(t))
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +107,7 @@ func TestWaitingForALockEndsWithTheMember(t *testing.T) {
 
 // Somebody whom a certificate names has that name's rights on locks, too.
 func TestLocksKnowCertificates(t *testing.T) {
+	t.Parallel()
 	config := single(t)
 	files, clientTLS, name := certificates(t)
 	config.ListenClientURLs, config.ClientTLS = []string{"https://127.0.0.1:0"}, files

@@ -108,6 +108,7 @@ func masked(answer string) string {
 
 // Every method of the JSON gateway answers on the wire as etcd's does.
 func TestGatewayAnswersAreEtcds(t *testing.T) {
+	t.Parallel()
 	etcd, ours := bothSides(t)
 	key, value, end := b64("foo"), b64("bar"), b64("fop")
 	for _, e := range []exchange{
@@ -190,6 +191,7 @@ func TestGatewayAnswersAreEtcds(t *testing.T) {
 // Whatever has a path in the .proto files is there: a path that is not answers
 // 404 to every request.
 func TestGatewayHasEveryPath(t *testing.T) {
+	t.Parallel()
 	server := running(t, single(t))
 	base := "http://" + server.clients[0].Addr().String()
 	var paths []string
@@ -231,6 +233,7 @@ func pathsOf(method protoreflect.MethodDescriptor) (paths []string) {
 // A websocket takes the requests of a stream, and gives its answers, one in a
 // message.
 func TestGatewaySocketsAreEtcds(t *testing.T) {
+	t.Parallel()
 	etcd, ours := bothSides(t)
 	talk := func(base, path string, say []string, answers int) (heard []string) {
 		conn, err := websocket.Dial("ws"+strings.TrimPrefix(base, "http")+path, "", base)
@@ -280,6 +283,7 @@ func TestGatewaySocketsAreEtcds(t *testing.T) {
 // With auth enabled the gateway takes a token in the Authorization header, and
 // passes it on to locks and elections, too.
 func TestGatewayAuthIsEtcds(t *testing.T) {
+	t.Parallel()
 	etcd, ours := bothSides(t)
 	tokens := map[string]string{} // of each side and user
 	user := func(name string, e exchange) exchange { return e.with("User", name).as(name + ": " + e.name) }
@@ -357,6 +361,7 @@ var theToken = regexp.MustCompile(`"token":\s?"([^"]*)"`)
 // Origins and host names are admitted as etcd admits them, and the gateway and
 // the profiles can be switched off and on.
 func TestHTTPAdmissionIsEtcds(t *testing.T) {
+	t.Parallel()
 	etcd, ours := bothSidesWith(t, func(etcd *embed.Config, ours *Config) {
 		etcd.CORS = map[string]struct{}{"http://good:1": {}}
 		etcd.HostWhitelist = map[string]struct{}{loopback.Host(): {}, "good": {}}
@@ -402,6 +407,7 @@ func TestHTTPAdmissionIsEtcds(t *testing.T) {
 // A client whose certificate names a user is refused by the gateway, where it
 // would be nobody; over gRPC it is that user.
 func TestGatewayKnowsNoCertificates(t *testing.T) {
+	t.Parallel()
 	config := single(t)
 	files, clientTLS, _ := certificates(t)
 	config.ListenClientURLs, config.ClientTLS = []string{"https://127.0.0.1:0"}, files
@@ -437,6 +443,7 @@ func TestGatewayKnowsNoCertificates(t *testing.T) {
 // Streams of the gateway, over HTTP and over a websocket, end with the member,
 // which does not wait for them.
 func TestGatewayStreamsEndWithTheMember(t *testing.T) {
+	t.Parallel()
 	server, err := Start(single(t))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 // The plain HTTP paths answer with etcd's own status, headers and body, on the
 // client port and on the one for metrics.
 func TestHTTPAnswersAreEtcds(t *testing.T) {
+	t.Parallel()
 	metrics := map[string]string{}
 	etcd, ours := bothSidesWith(t, func(etcd *embed.Config, ours *Config) {
 		for name, listen := range map[string]func(url.URL){

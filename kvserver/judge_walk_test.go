@@ -64,6 +64,7 @@ var neverAlike = []protoreflect.FullName{
 // Every method of every service answers as etcd's does, and none that it is not
 // implemented.
 func TestEveryMethodAnswers(t *testing.T) {
+	t.Parallel()
 	etcd, ours := bothSides(t)
 	infos := ours.server.grpc.GetServiceInfo()
 	var registered, todo []string
@@ -149,6 +150,7 @@ func newMessage(t *testing.T, descriptor protoreflect.MessageDescriptor) proto.M
 
 // A member that has not joined its cluster does not say that it serves.
 func TestHealthWaitsForTheMember(t *testing.T) {
+	t.Parallel()
 	config := single(t)
 	config.InitialCluster = config.Name + "=http://127.0.0.1:1,absent=http://127.0.0.1:2"
 	config.InitialAdvertisePeerURLs = []string{"http://127.0.0.1:1"}
