@@ -42,7 +42,7 @@ func TestRandomRequests(t *testing.T) {
 		seed := first + uint64(i)
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Logf("replay with: go test ./kvserver/difftest -run TestRandomRequests -seeds 1 -first-seed %d -requests %d", seed, each)
-			total += newRun(t, seed, everything()).make(each)
+			total += newRun(t, seed, everything).make(each)
 		})
 	}
 	t.Logf("%d requests, seeds %d to %d", total, first, first+uint64(*seeds)-1)
@@ -53,7 +53,7 @@ func TestRandomRequests(t *testing.T) {
 func TestHashOfHistory(t *testing.T) {
 	seed := drawSeed()
 	t.Logf("replay with: go test ./kvserver/difftest -run TestHashOfHistory -first-seed %d -history %d", seed, *history)
-	newRun(t, seed, writes()).make(*history)
+	newRun(t, seed, writes).make(*history)
 }
 
 // run is one seed.
@@ -66,8 +66,8 @@ type run struct {
 	counts    map[string]int
 }
 
-func newRun(t *testing.T, seed uint64, weights []weight) *run {
-	return &run{t: t, settings: settings{jwt: seed%2 == 0}, generator: newGenerator(seed, weights), counts: map[string]int{}}
+func newRun(t *testing.T, seed uint64, mix func(*generator) []weight) *run {
+	return &run{t: t, settings: settings{jwt: seed%2 == 0}, generator: newGenerator(seed, mix), counts: map[string]int{}}
 }
 
 // make makes as many requests, and some to end with, and returns how many it
@@ -82,7 +82,7 @@ func (r *run) make(requests int) int {
 	for restarted := false; r.requests < requests && err == nil; {
 		next := r.generator.next
 		if !restarted && r.requests >= requests/2 && len(r.generator.queue) == 0 {
-			restarted, next = true, r.generator.restart
+			restarted, next = true, otherRequests{r.generator}.restart
 		}
 		err = r.step(pair, next())
 		if len(r.done)%settleEvery == 0 && err == nil {

@@ -48,9 +48,12 @@ func (g *generator) user() string {
 	}
 }
 
+// authRequests draws what the Auth service is asked.
+type authRequests struct{ *generator }
+
 // heedRefusal has a user log in whose token is not good any more, sooner or
 // later.
-func (g *generator) heedRefusal(user string, a answer) {
+func (g authRequests) heedRefusal(user string, a answer) {
 	old := a.code == codes.Unauthenticated || a.code == codes.InvalidArgument && strings.Contains(a.message, "revision")
 	missing := a.code == codes.InvalidArgument && strings.Contains(a.message, "user name is empty") && user != nobody
 	if old || missing {
@@ -58,14 +61,14 @@ func (g *generator) heedRefusal(user string, a answer) {
 	}
 }
 
-func (g *generator) relogin(user string) {
+func (g authRequests) relogin(user string) {
 	password, known := g.auth.passwords[user]
 	if known && g.auth.enabled && (user == root || g.oneIn(3)) {
 		g.queue = append(g.queue, login{user, password})
 	}
 }
 
-func (g *generator) heedAuth(request proto.Message) {
+func (g authRequests) heedAuth(request proto.Message) {
 	switch r := request.(type) {
 	case *pb.AuthEnableRequest:
 		g.auth.enabled, g.auth.age = true, 0
@@ -85,8 +88,8 @@ func (g *generator) heedAuth(request proto.Message) {
 	}
 }
 
-// authSwitch enables auth, after what that needs, or disables it.
-func (g *generator) authSwitch() step {
+// toggle enables auth, after what that needs, or disables it.
+func (g authRequests) toggle() step {
 	if g.auth.enabled {
 		if g.auth.age++; g.auth.age < 4 {
 			return login{root, g.auth.passwords[root]}
@@ -121,7 +124,7 @@ func (g *generator) authSwitch() step {
 	return call{nobody, "etcdserverpb.Auth.RoleAdd", &pb.AuthRoleAddRequest{Name: root}}
 }
 
-func (g *generator) permission() *authpb.Permission {
+func (g authRequests) permission() *authpb.Permission {
 	p := &authpb.Permission{PermType: authpb.Permission_Type(g.IntN(3))}
 	p.Key, p.RangeEnd = g.interval()
 	if g.oneIn(4) {
@@ -133,7 +136,7 @@ func (g *generator) permission() *authpb.Permission {
 	return p
 }
 
-func (g *generator) aUser() string {
+func (g authRequests) aUser() string {
 	switch g.IntN(30) {
 	case 0:
 		return ""
@@ -142,11 +145,11 @@ func (g *generator) aUser() string {
 	case 2:
 		return "nobody at all"
 	default:
-		return pick(g, userNames...)
+		return pick(g.generator, userNames...)
 	}
 }
 
-func (g *generator) aRole() string {
+func (g authRequests) aRole() string {
 	switch g.IntN(30) {
 	case 0:
 		return ""
@@ -155,21 +158,21 @@ func (g *generator) aRole() string {
 	case 2:
 		return "no role at all"
 	default:
-		return pick(g, roleNames...)
+		return pick(g.generator, roleNames...)
 	}
 }
 
-func (g *generator) password() string {
-	return pick(g, "pw1", "pw1", "pw2", "", strings.Repeat("p", 72), strings.Repeat("p", 73))
+func (g authRequests) password() string {
+	return pick(g.generator, "pw1", "pw1", "pw2", "", strings.Repeat("p", 72), strings.Repeat("p", 73))
 }
 
 // hashedPassword is what only etcd's servers are meant to send each other.
-func (g *generator) hashedPassword() string {
-	return pick(g, "no base64", "bm8gaGFzaA==", "JDJhJDA0JHZLN1lzdHpqUXFHVlVCYmZ1RGVLM2VJa0VtSDlXRjBYRFF6OTdXVzhmdHFJMFVpS0p2c3NP")
+func (g authRequests) hashedPassword() string {
+	return pick(g.generator, "no base64", "bm8gaGFzaA==", "JDJhJDA0JHZLN1lzdHpqUXFHVlVCYmZ1RGVLM2VJa0VtSDlXRjBYRFF6OTdXVzhmdHFJMFVpS0p2c3NP")
 }
 
-// authRequest is drawn so that what is taken away is also given.
-func (g *generator) authRequest() step {
+// request is drawn so that what is taken away is also given.
+func (g authRequests) request() step {
 	if g.auth.enabled && g.oneIn(3) {
 		user := g.aUser()
 		password, known := g.auth.passwords[user]
@@ -236,6 +239,6 @@ func (g *generator) authRequest() step {
 }
 
 // isPreparing tells whether a step is queued that others depend on.
-func (g *generator) isPreparing() bool {
+func (g authRequests) isPreparing() bool {
 	return slices.ContainsFunc(g.queue, func(s step) bool { c, ok := s.(call); return ok && strings.HasSuffix(c.method, "AuthEnable") })
 }

@@ -43,14 +43,14 @@ func (k *concurrencyKnowledge) heed(request, response proto.Message) {
 
 // lockOrElect asks for locks and elections that are free, while nothing can
 // keep it from knowing which are.
-func (g *generator) lockOrElect() step {
+func (g otherRequests) lockOrElect() step {
 	if g.auth.enabled || len(g.alarms) > 0 || len(g.leases) == 0 {
 		return g.lease()
 	}
 	by := func(method string, request proto.Message) step { return call{nobody, method, request} }
 	lease := g.leaseID()
 	if g.oneIn(2) {
-		name := pick(g, "locks/1", "locks/2")
+		name := pick(g.generator, "locks/1", "locks/2")
 		if lock, is := g.concurrency.locks[name]; is {
 			return by("v3lockpb.Lock.Unlock", &v3lockpb.UnlockRequest{Key: lock.key})
 		}
@@ -59,7 +59,7 @@ func (g *generator) lockOrElect() step {
 		}
 		return by("v3lockpb.Lock.Lock", &v3lockpb.LockRequest{Name: []byte(name), Lease: lease})
 	}
-	name := pick(g, "elections/1", "elections/2")
+	name := pick(g.generator, "elections/1", "elections/2")
 	leader, is := g.concurrency.leaders[name]
 	if !is {
 		if g.oneIn(6) {

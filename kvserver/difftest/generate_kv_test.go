@@ -9,10 +9,13 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-func (g *generator) put() step {
+// keyRequests draws what the KV service is asked.
+type keyRequests struct{ *generator }
+
+func (g keyRequests) put() step {
 	if g.oneIn(3000) {
 		// What is too large for etcd, and for gRPC.
-		size := pick(g, 1536*1024-10_000, 1536*1024-60, 1536*1024+1, 3<<20)
+		size := pick(g.generator, 1536*1024-10_000, 1536*1024-60, 1536*1024+1, 3<<20)
 		return g.by("KV.Put", &pb.PutRequest{Key: g.key(), Value: []byte(strings.Repeat("x", size))})
 	}
 	return g.by("KV.Put", g.putRequest(true))
@@ -20,7 +23,7 @@ func (g *generator) put() step {
 
 // putRequest may keep the value or the lease of a key, unless the key may be
 // deleted by the same transaction.
-func (g *generator) putRequest(mayKeep bool) *pb.PutRequest {
+func (g keyRequests) putRequest(mayKeep bool) *pb.PutRequest {
 	r := &pb.PutRequest{Key: g.key(), Value: g.value(), PrevKv: g.oneIn(3)}
 	if len(g.leases) > 0 && g.oneIn(4) || g.oneIn(100) {
 		r.Lease = g.leaseID()
@@ -40,16 +43,16 @@ func (g *generator) putRequest(mayKeep bool) *pb.PutRequest {
 	return r
 }
 
-func (g *generator) rangeRequest() step { return g.by("KV.Range", g.aRange()) }
+func (g keyRequests) rangeRequest() step { return g.by("KV.Range", g.aRange()) }
 
-func (g *generator) aRange() *pb.RangeRequest {
+func (g keyRequests) aRange() *pb.RangeRequest {
 	r := &pb.RangeRequest{Serializable: g.oneIn(5), KeysOnly: g.oneIn(6), CountOnly: g.oneIn(8)}
 	r.Key, r.RangeEnd = g.interval()
 	if g.oneIn(5) {
 		r.Revision = g.pastRevision()
 	}
 	if g.oneIn(3) {
-		r.Limit = pick[int64](g, 1, 1, 2, 3, 5, 12, 40, -1, math.MaxInt64)
+		r.Limit = pick[int64](g.generator, 1, 1, 2, 3, 5, 12, 40, -1, math.MaxInt64)
 	}
 	if g.oneIn(3) {
 		r.SortOrder = pb.RangeRequest_SortOrder(g.IntN(3))
@@ -61,20 +64,20 @@ func (g *generator) aRange() *pb.RangeRequest {
 				*bound = g.revision - g.Int64N(40)
 			}
 			if g.oneIn(30) {
-				*bound = pick[int64](g, -1, math.MaxInt64, math.MinInt64)
+				*bound = pick[int64](g.generator, -1, math.MaxInt64, math.MinInt64)
 			}
 		}
 	}
 	if g.oneIn(100) {
-		r.SortOrder = pick[pb.RangeRequest_SortOrder](g, 3, -1, 99)
+		r.SortOrder = pick[pb.RangeRequest_SortOrder](g.generator, 3, -1, 99)
 	}
 	if g.oneIn(100) {
-		r.SortTarget = pick[pb.RangeRequest_SortTarget](g, 5, -1, 99)
+		r.SortTarget = pick[pb.RangeRequest_SortTarget](g.generator, 5, -1, 99)
 	}
 	return r
 }
 
-func (g *generator) rangeStream() step {
+func (g keyRequests) rangeStream() step {
 	r := g.aRange()
 	if !g.oneIn(5) {
 		r.SortOrder, r.SortTarget = pb.RangeRequest_SortOrder(g.IntN(2)), pb.RangeRequest_KEY
@@ -83,9 +86,9 @@ func (g *generator) rangeStream() step {
 	return g.by("KV.RangeStream", r)
 }
 
-func (g *generator) deleteRange() step { return g.by("KV.DeleteRange", g.aDelete()) }
+func (g keyRequests) deleteRange() step { return g.by("KV.DeleteRange", g.aDelete()) }
 
-func (g *generator) aDelete() *pb.DeleteRangeRequest {
+func (g keyRequests) aDelete() *pb.DeleteRangeRequest {
 	r := &pb.DeleteRangeRequest{PrevKv: g.oneIn(3)}
 	r.Key, r.RangeEnd = g.interval()
 	if len(r.RangeEnd) > 0 && g.oneIn(2) { // or nothing would grow
@@ -94,7 +97,7 @@ func (g *generator) aDelete() *pb.DeleteRangeRequest {
 	return r
 }
 
-func (g *generator) txn() step {
+func (g keyRequests) txn() step {
 	switch g.IntN(400) {
 	case 0:
 		return g.by("KV.Txn", &pb.TxnRequest{Success: many(128)})
@@ -115,7 +118,7 @@ const deepestTxn = 3
 
 // aTxn has deletions, or puts that keep something, but not both; or ranges
 // only. Mostly no branch has a key put twice.
-func (g *generator) aTxn(depth int, deletes, reads bool) *pb.TxnRequest {
+func (g keyRequests) aTxn(depth int, deletes, reads bool) *pb.TxnRequest {
 	r := &pb.TxnRequest{}
 	for range g.IntN(3) {
 		r.Compare = append(r.Compare, g.aCompare())
@@ -124,7 +127,7 @@ func (g *generator) aTxn(depth int, deletes, reads bool) *pb.TxnRequest {
 	return r
 }
 
-func (g *generator) ops(depth int, deletes, reads bool) (ops []*pb.RequestOp) {
+func (g keyRequests) ops(depth int, deletes, reads bool) (ops []*pb.RequestOp) {
 	var put []string
 	for range g.IntN(5) {
 		op := &pb.RequestOp{}
@@ -150,7 +153,7 @@ func (g *generator) ops(depth int, deletes, reads bool) (ops []*pb.RequestOp) {
 	return ops
 }
 
-func (g *generator) aCompare() *pb.Compare {
+func (g keyRequests) aCompare() *pb.Compare {
 	c := &pb.Compare{Key: g.key(), Result: pb.Compare_CompareResult(g.IntN(4)), Target: pb.Compare_CompareTarget(g.IntN(5))}
 	if g.oneIn(4) {
 		c.Key, c.RangeEnd = g.interval()
@@ -161,19 +164,19 @@ func (g *generator) aCompare() *pb.Compare {
 	case target == pb.Compare_VALUE:
 		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
 	case target == pb.Compare_CREATE:
-		c.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: pick(g, 0, revision)}
+		c.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: pick(g.generator, 0, revision)}
 	case target == pb.Compare_MOD:
-		c.TargetUnion = &pb.Compare_ModRevision{ModRevision: pick(g, 0, revision)}
+		c.TargetUnion = &pb.Compare_ModRevision{ModRevision: pick(g.generator, 0, revision)}
 	case target == pb.Compare_VERSION:
-		c.TargetUnion = &pb.Compare_Version{Version: pick[int64](g, 0, 1, 2, 3, -1)}
+		c.TargetUnion = &pb.Compare_Version{Version: pick[int64](g.generator, 0, 1, 2, 3, -1)}
 	case target == pb.Compare_LEASE:
-		c.TargetUnion = &pb.Compare_Lease{Lease: pick(g, 0, g.leaseID())}
+		c.TargetUnion = &pb.Compare_Lease{Lease: pick(g.generator, 0, g.leaseID())}
 	}
 	if g.oneIn(60) {
-		c.Target = pick[pb.Compare_CompareTarget](g, 0, 1, 2, 3, 4, 5, -1) // of another kind, or of none
+		c.Target = pick[pb.Compare_CompareTarget](g.generator, 0, 1, 2, 3, 4, 5, -1) // of another kind, or of none
 	}
 	if g.oneIn(100) {
-		c.Result = pick[pb.Compare_CompareResult](g, 4, -1)
+		c.Result = pick[pb.Compare_CompareResult](g.generator, 4, -1)
 	}
 	return c
 }
@@ -199,7 +202,7 @@ func make129(c *pb.Compare) []*pb.Compare {
 	return list
 }
 
-func (g *generator) compaction() step {
+func (g keyRequests) compaction() step {
 	r := &pb.CompactionRequest{Physical: !g.oneIn(3)}
 	switch g.IntN(8) {
 	case 0:

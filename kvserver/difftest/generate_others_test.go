@@ -14,17 +14,20 @@ var leaseIDs = []int64{1, 2, 3, 4, 5, 0x7f, 0x80, 0x81, 0x12ff, 0x1300, 0x1301, 
 // Leases outlive a run: when one expires is a matter of the clock.
 var leaseTTLs = []int64{100_000, 200_000, 9_000_000_000}
 
-func (g *generator) lease() step {
+// otherRequests draws what the other services are asked.
+type otherRequests struct{ *generator }
+
+func (g otherRequests) lease() step {
 	switch g.IntN(14) {
 	case 0, 1, 2:
-		return g.by("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: pick(g, leaseIDs...), TTL: pick(g, leaseTTLs...)})
+		return g.by("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: pick(g.generator, leaseIDs...), TTL: pick(g.generator, leaseTTLs...)})
 	case 3:
 		// One that is refused for its TTL; a short one would expire.
 		return g.by("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: g.leaseID(), TTL: 9_000_000_001})
 	case 4:
-		return leaseOfAnyID{g.user(), pick(g, append(leaseTTLs, 9_000_000_001, 0, 1, -5)...)}
+		return leaseOfAnyID{g.user(), pick(g.generator, append(leaseTTLs, 9_000_000_001, 0, 1, -5)...)}
 	case 5, 6:
-		return g.by("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: pick(g, g.leaseID(), g.leaseID(), 0)})
+		return g.by("Lease.LeaseRevoke", &pb.LeaseRevokeRequest{ID: pick(g.generator, g.leaseID(), g.leaseID(), 0)})
 	case 7, 8:
 		k := keepAlive{user: g.user()}
 		for range 1 + g.IntN(3) {
@@ -34,7 +37,7 @@ func (g *generator) lease() step {
 	case 9:
 		return g.by("Lease.LeaseLeases", &pb.LeaseLeasesRequest{})
 	default:
-		return g.by("Lease.LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: pick(g, g.leaseID(), g.leaseID(), 0), Keys: g.oneIn(2)})
+		return g.by("Lease.LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: pick(g.generator, g.leaseID(), g.leaseID(), 0), Keys: g.oneIn(2)})
 	}
 }
 
@@ -44,14 +47,14 @@ const (
 	pastOneIn = 4
 )
 
-func (g *generator) watch() step {
+func (g otherRequests) watch() step {
 	streams := slices.Sorted(maps.Keys(g.streams))
 	if len(streams) == 0 || len(streams) < mostStreams && g.oneIn(15) {
 		g.nextStream++
 		g.queue = append(g.queue, watch{g.nextStream, createRequest(g.watchRequest())})
 		return openStream{g.user(), g.nextStream}
 	}
-	stream := pick(g, streams...)
+	stream := pick(g.generator, streams...)
 	switch n := g.IntN(60); {
 	case n == 0:
 		return closeStream{stream}
@@ -68,7 +71,7 @@ func (g *generator) watch() step {
 	}
 }
 
-func (g *generator) watchRequest() *pb.WatchCreateRequest {
+func (g otherRequests) watchRequest() *pb.WatchCreateRequest {
 	r := &pb.WatchCreateRequest{PrevKv: g.oneIn(2), ProgressNotify: g.oneIn(2), Fragment: g.oneIn(3)}
 	r.Key, r.RangeEnd = g.interval()
 	if g.oneIn(4) {
@@ -83,7 +86,7 @@ func (g *generator) watchRequest() *pb.WatchCreateRequest {
 	return r
 }
 
-func (g *generator) maintenance() step {
+func (g otherRequests) maintenance() step {
 	switch g.IntN(60) {
 	case 0:
 		return g.by("Maintenance.Defragment", &pb.DefragmentRequest{})
@@ -92,30 +95,30 @@ func (g *generator) maintenance() step {
 	case 2:
 		return g.restart()
 	case 3, 4, 5:
-		version := pick(g, "3.6.0", "3.6", "3.6.7", "3.7.0", "3.5.0", "new", "", "3.6.0-rc.1", "-1.2.3", "3.8")
-		action := pick(g, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_CANCEL, 7)
+		version := pick(g.generator, "3.6.0", "3.6", "3.6.7", "3.7.0", "3.5.0", "new", "", "3.6.0-rc.1", "-1.2.3", "3.8")
+		action := pick(g.generator, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_CANCEL, 7)
 		return g.by("Maintenance.Downgrade", &pb.DowngradeRequest{Action: action, Version: version})
 	case 6:
-		service := pick(g, "", "etcdserverpb.KV", "none")
+		service := pick(g.generator, "", "etcdserverpb.KV", "none")
 		return call{g.user(), "grpc.health.v1.Health.Check", &healthpb.HealthCheckRequest{Service: service}}
 	case 7, 8, 9, 10, 11, 12, 13, 14, 15:
 		return g.by("Cluster.MemberList", &pb.MemberListRequest{Linearizable: g.oneIn(2)})
 	case 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29:
 		return g.by("Maintenance.Status", &pb.StatusRequest{})
 	default:
-		r := &pb.AlarmRequest{Action: pick[pb.AlarmRequest_AlarmAction](g, 0, 0, 0, 2), MemberID: g.Uint64N(3), Alarm: pb.AlarmType(g.IntN(3))}
+		r := &pb.AlarmRequest{Action: pick[pb.AlarmRequest_AlarmAction](g.generator, 0, 0, 0, 2), MemberID: g.Uint64N(3), Alarm: pb.AlarmType(g.IntN(3))}
 		return g.by("Maintenance.Alarm", r)
 	}
 }
 
-func (g *generator) restart() step {
+func (g otherRequests) restart() step {
 	if g.auth.enabled {
 		return restart{g.auth.passwords[root]}
 	}
 	return restart{}
 }
 
-func (g *generator) hashKV() step {
+func (g otherRequests) hashKV() step {
 	r := &pb.HashKVRequest{}
 	switch n := len(g.compactions); {
 	case n > 0 && g.oneIn(3):
@@ -126,10 +129,10 @@ func (g *generator) hashKV() step {
 	return g.by("Maintenance.HashKV", r)
 }
 
-func (g *generator) alarm() step {
+func (g otherRequests) alarm() step {
 	alarm := pb.AlarmType_NOSPACE
 	if g.oneIn(3) {
-		alarm = pick(g, pb.AlarmType_CORRUPT, pb.AlarmType_NONE)
+		alarm = pick(g.generator, pb.AlarmType_CORRUPT, pb.AlarmType_NONE)
 	}
 	return g.by("Maintenance.Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: g.Uint64N(3), Alarm: alarm})
 }
@@ -142,7 +145,7 @@ func (g *generator) tickAlarms() {
 			continue
 		}
 		g.alarms[alarm] = left - 1
-		if left > 0 || g.isPreparing() {
+		if left > 0 || (authRequests{g}).isPreparing() {
 			continue
 		}
 		delete(g.alarms, alarm)

@@ -34,52 +34,53 @@ type generator struct {
 // weight is how often one kind of steps is drawn.
 type weight struct {
 	n    int
-	draw func(*generator) step
+	draw func() step
 }
 
-// everything is the mix of all requests. The auth, alarm and watch ones also
-// put others into the queue.
-func everything() []weight {
+// everything is the mix of all requests. Some put others into the queue.
+func everything(g *generator) []weight {
+	keys, auth, others := keyRequests{g}, authRequests{g}, otherRequests{g}
 	return []weight{
-		{220, (*generator).put},
-		{170, (*generator).rangeRequest},
-		{60, (*generator).rangeStream},
-		{80, (*generator).deleteRange},
-		{190, (*generator).txn},
-		{8, (*generator).compaction},
-		{60, (*generator).lease},
-		{45, (*generator).watch},
-		{60, (*generator).authRequest},
-		{12, (*generator).authSwitch},
-		{12, (*generator).lockOrElect},
-		{8, (*generator).maintenance},
-		{8, (*generator).hashKV},
-		{1, (*generator).alarm},
+		{220, keys.put},
+		{170, keys.rangeRequest},
+		{60, keys.rangeStream},
+		{80, keys.deleteRange},
+		{190, keys.txn},
+		{8, keys.compaction},
+		{60, others.lease},
+		{45, others.watch},
+		{60, auth.request},
+		{12, auth.toggle},
+		{12, others.lockOrElect},
+		{8, others.maintenance},
+		{8, others.hashKV},
+		{1, others.alarm},
 	}
 }
 
 // writes is a history to be hashed.
-func writes() []weight {
+func writes(g *generator) []weight {
+	keys, others := keyRequests{g}, otherRequests{g}
 	return []weight{
-		{400, (*generator).put},
-		{120, (*generator).deleteRange},
-		{250, (*generator).txn},
-		{30, (*generator).lease},
-		{8, (*generator).compaction},
-		{30, (*generator).hashKV},
+		{400, keys.put},
+		{120, keys.deleteRange},
+		{250, keys.txn},
+		{30, others.lease},
+		{8, keys.compaction},
+		{30, others.hashKV},
 	}
 }
 
-func newGenerator(seed uint64, weights []weight) *generator {
+func newGenerator(seed uint64, mix func(*generator) []weight) *generator {
 	g := &generator{
 		Rand:     rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // has to be repeatable
-		weights:  weights,
 		revision: 1, alarms: map[pb.AlarmType]int{}, streams: map[int]bool{}, nextStream: 1,
 		auth: newAuthKnowledge(), concurrency: newConcurrencyKnowledge(),
 	}
 	// etcd shows a watcher a thousand revisions of the past at a time.
 	g.depth = pick[int64](g, 50, 300, 300, 3000)
-	for _, w := range weights {
+	g.weights = mix(g)
+	for _, w := range g.weights {
 		g.total += w.n
 	}
 	return g
@@ -95,7 +96,7 @@ func (g *generator) next() step {
 	n := g.IntN(g.total)
 	for _, w := range g.weights {
 		if n -= w.n; n < 0 {
-			return w.draw(g)
+			return w.draw()
 		}
 	}
 	panic("the weights have no such sum")
@@ -124,16 +125,16 @@ func (g *generator) heed(s step, a answer) {
 		clear(g.streams)
 		clear(g.auth.tokens)
 		for _, user := range slices.Sorted(maps.Keys(g.auth.passwords)) {
-			g.relogin(user)
+			authRequests{g}.relogin(user)
 		}
 	case login:
 		if a.code == codes.OK {
 			g.auth.tokens[s.user] = true
 		}
 	case keepAlive:
-		g.heedRefusal(s.user, a)
+		authRequests{g}.heedRefusal(s.user, a)
 	case call:
-		g.heedRefusal(s.user, a)
+		authRequests{g}.heedRefusal(s.user, a)
 		if a.code == codes.OK {
 			g.heedCall(s.request)
 			g.concurrency.heed(s.request, a.response)
@@ -155,7 +156,7 @@ func (g *generator) heedCall(request proto.Message) {
 			g.alarms[r.GetAlarm()] = 10 + g.IntN(40)
 		}
 	default:
-		g.heedAuth(request)
+		authRequests{g}.heedAuth(request)
 	}
 }
 

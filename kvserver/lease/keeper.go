@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -136,11 +137,15 @@ func (k *Keeper) load() error {
 }
 
 func (k *Keeper) observe(changes []machine.LeaseChange) {
+	term, leading := k.config.Replica.Leading()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(changes) == 0 {
 		k.stale = true
 		return
+	}
+	if leading {
+		k.beginLocked(term)
 	}
 	for _, change := range changes {
 		lease, known := k.leases[change.ID]
@@ -186,13 +191,21 @@ func (k *Keeper) lead() (uint64, error) {
 		k.term = 0
 		return 0, ErrNotLeader
 	}
-	if k.term != term {
-		k.term = term
-		for _, lease := range k.leases {
-			k.startLocked(lease.Lease, k.config.Extension)
-		}
-	}
+	k.beginLocked(term)
 	return term, nil
+}
+
+// beginLocked gives every lease its time anew when a term has just begun. Leases
+// that were granted for the same time go on to expire one after the other.
+func (k *Keeper) beginLocked(term uint64) {
+	if k.term == term {
+		return
+	}
+	k.term = term
+	known := slices.SortedFunc(maps.Values(k.leases), func(a, b *timed) int { return a.expiry.Compare(b.expiry) })
+	for _, lease := range known {
+		k.startLocked(lease.Lease, k.config.Extension)
+	}
 }
 
 // Run revokes what expires and writes checkpoints, while this member leads and
