@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"muster/kvserver/discovery"
 	"muster/kvserver/tlsfiles"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	InitialCluster      string
 	InitialClusterToken string
 	InitialClusterState string
+	// Discovery, if wanted, says who is in InitialCluster.
+	Discovery discovery.Config
 	// RestoreSnapshot is a file that etcdctl snapshot save has written, for a
 	// new cluster to begin with: every founding member is started with the same
 	// one. It is read only while the data directory is empty.
@@ -141,6 +144,7 @@ func Default() Config {
 		InitialAdvertisePeerURLs: []string{"http://localhost:2380"},
 		InitialClusterToken:      "etcd-cluster",
 		InitialClusterState:      "new",
+		Discovery:                discovery.Default(),
 		TLSMinVersion:            "TLS1.2",
 		SelfSignedCertValidity:   1,
 		HeartbeatInterval:        100 * time.Millisecond,

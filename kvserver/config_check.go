@@ -52,6 +52,9 @@ func (c *Config) check() error {
 	if _, err := c.retention(); err != nil {
 		errs = append(errs, err)
 	}
+	if err := c.Discovery.Check(c.InitialCluster); err != nil {
+		errs = append(errs, err)
+	}
 	if err := c.checkState(); err != nil {
 		errs = append(errs, err)
 	}

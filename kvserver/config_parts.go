@@ -24,6 +24,22 @@ import (
 // size, and every byte above the last snapshot is read again at start.
 const snapshotBytes = 64 << 20
 
+// discover asks who founds the cluster, unless this member has been founded.
+func (c *Config) discover() error {
+	if !c.Discovery.Wanted() {
+		return nil
+	}
+	if c.Discovery.Service.Token != "" {
+		c.InitialClusterToken = c.Discovery.Service.Token
+	}
+	known, err := replica.LoadIdentity(c.DataDir)
+	if err != nil || known != nil && known.Founded {
+		return err
+	}
+	c.InitialCluster, c.InitialClusterToken, err = c.Discovery.Founders(c.Name, c.InitialAdvertisePeerURLs, c.InitialClusterToken, c.Logger)
+	return err
+}
+
 // member returns the founding cluster and this member's place in it.
 func (c *Config) member() (membership.Cluster, membership.Peer, error) {
 	text := c.InitialCluster

@@ -64,6 +64,9 @@ func StartContext(start context.Context, config Config) (*Server, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
+	if err := config.discover(); err != nil {
+		return nil, err
+	}
 	replicaConfig, err := config.replica()
 	if err != nil {
 		return nil, err

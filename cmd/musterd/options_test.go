@@ -223,6 +223,7 @@ func TestConfigFile(t *testing.T) {
 	want.InitialCluster, want.InitialClusterToken = "infra0=http://localhost:3380", "a-token"
 	want.ClientTLS = tlsfiles.Files{Cert: "/pki/server.crt", Key: "/pki/server.key", CA: "/pki/ca.crt", RequireClientCert: true}
 	want.PeerTLS = tlsfiles.Files{Cert: "/pki/peer.crt", Key: "/pki/peer.key", CA: "/pki/peer-ca.crt", RequireClientCert: true, AllowedCNs: []string{"m0", "m1"}, SkipAddressCheck: true}
+	want.Discovery.Service.DialTimeout, want.Discovery.Service.Secure.InsecureTransport, want.Discovery.Service.Auth.Username = 3*time.Second, false, "root"
 	want.WatchProgressNotifyInterval, want.GRPCKeepAliveInterval = 5*time.Minute, time.Hour
 	if diff := cmp.Diff(want, got.config); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)

@@ -67,7 +67,8 @@ var sections = map[string]struct {
 		"allowed-cn":       "peer-cert-allowed-cn",
 		"allowed-hostname": "peer-cert-allowed-hostname",
 	}},
-	"socket-options": {"socket-", map[string]string{}},
+	"socket-options":   {"socket-", map[string]string{}},
+	"discovery-config": {"discovery-", map[string]string{"username": "discovery-user"}},
 }
 
 // fromFile reads settings in the format of etcd's configuration file. Flags
@@ -117,13 +118,18 @@ func (f settingsFile) top(key, value *yaml.Node) error {
 	if !isSection {
 		return f.assign(key.Value, key, value)
 	}
-	return f.read(value, func(key, value *yaml.Node) error {
+	var within func(key, value *yaml.Node) error
+	within = func(key, value *yaml.Node) error {
+		if value.Kind == yaml.MappingNode && f.set.Lookup(section.prefix+key.Value) == nil {
+			return f.read(value, within) // a part of the section, such as client
+		}
 		name, other := section.keys[key.Value]
 		if !other {
 			name = section.prefix + key.Value
 		}
 		return f.assign(name, key, value)
-	})
+	}
+	return f.read(value, within)
 }
 
 func (f settingsFile) assign(name string, key, value *yaml.Node) error {

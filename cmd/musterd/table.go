@@ -52,9 +52,9 @@ func (o *options) table() []group {
 }
 
 const (
-	oneStore   = "the log and the store manage their own files"
-	bolt       = "the store is not bbolt"
-	noDiscover = "members are named by --initial-cluster"
+	oneStore      = "the log and the store manage their own files"
+	bolt          = "the store is not bbolt"
+	noV2Discovery = "v2 discovery services are gone; see --discovery-endpoints"
 )
 
 func (o *options) memberRows() []row {
@@ -106,6 +106,7 @@ func (o *options) featureGates() gates {
 
 func (o *options) clusteringRows() []row {
 	c := &o.config
+	d := &c.Discovery.Service
 	return []row{
 		{name: "initial-advertise-peer-urls", value: urls{&c.InitialAdvertisePeerURLs}, usage: "This member's peer URLs as the others reach it."},
 		{name: "initial-cluster", value: text{&c.InitialCluster}, usage: "Founding members: name=peer-url,... This member alone when empty."},
@@ -113,22 +114,22 @@ func (o *options) clusteringRows() []row {
 		{name: "initial-cluster-token", value: text{&c.InitialClusterToken}, usage: "Distinguishes clusters with the same members."},
 		{name: "advertise-client-urls", value: urls{&c.AdvertiseClientURLs}, usage: "This member's client URLs as clients reach it."},
 		{name: "restore-snapshot", value: text{&c.RestoreSnapshot}, usage: "Found the cluster from this file, a snapshot saved by etcdctl from etcd or musterd; the same on every member."},
-		{name: "discovery-token", value: text{new("")}, usage: "Token of the cluster at a discovery service.", only: noDiscover},
-		{name: "discovery-endpoints", value: words{to: new([]string), set: true}, usage: "Endpoints of a discovery service.", only: noDiscover},
-		{name: "discovery-dial-timeout", value: span{new(2 * time.Second)}, usage: "Longest wait for a connection to the discovery service.", noEffect: noDiscover},
-		{name: "discovery-request-timeout", value: span{new(5 * time.Second)}, usage: "Longest wait for the discovery service's answer.", noEffect: noDiscover},
-		{name: "discovery-keepalive-time", value: span{new(2 * time.Second)}, usage: "How often the connection to the discovery service is pinged.", noEffect: noDiscover},
-		{name: "discovery-keepalive-timeout", value: span{new(6 * time.Second)}, usage: "How long such a ping may stay without an answer.", noEffect: noDiscover},
-		{name: "discovery-insecure-transport", value: boolean{new(true)}, usage: "Speak to the discovery service without TLS.", noEffect: noDiscover},
-		{name: "discovery-insecure-skip-tls-verify", value: boolean{new(false)}, usage: "Trust any discovery service.", noEffect: noDiscover},
-		{name: "discovery-cert", value: text{new("")}, usage: "Client certificate for the discovery service.", noEffect: noDiscover},
-		{name: "discovery-key", value: text{new("")}, usage: "Key of that certificate.", noEffect: noDiscover},
-		{name: "discovery-cacert", value: text{new("")}, usage: "CA bundle for the discovery service.", noEffect: noDiscover},
-		{name: "discovery-user", value: text{new("")}, usage: "User at the discovery service.", noEffect: noDiscover},
-		{name: "discovery-password", value: text{new("")}, usage: "Password of that user.", noEffect: noDiscover},
-		{name: "discovery-fallback", value: choice{new("exit"), []string{"exit", "proxy"}}, usage: "What to do when discovery fails.", noEffect: noDiscover},
-		{name: "discovery-srv", value: text{new("")}, usage: "DNS domain whose SRV records name the founding members.", only: noDiscover},
-		{name: "discovery-srv-name", value: text{new("")}, usage: "Suffix of the service that is asked for there.", noEffect: noDiscover},
+		{name: "discovery-token", value: text{&d.Token}, usage: "Name of the new cluster at a discovery service, an etcd cluster that keeps its size and its members."},
+		{name: "discovery-endpoints", value: words{to: &d.Endpoints, set: true}, usage: "Endpoints of that service."},
+		{name: "discovery-dial-timeout", value: span{&d.DialTimeout}, usage: "Longest wait for a connection to the discovery service."},
+		{name: "discovery-request-timeout", value: span{&d.RequestTimeout}, usage: "Longest wait for the discovery service's answer."},
+		{name: "discovery-keepalive-time", value: span{&d.KeepAliveTime}, usage: "How often the connection to the discovery service is pinged."},
+		{name: "discovery-keepalive-timeout", value: span{&d.KeepAliveTimeout}, usage: "How long such a ping may stay without an answer."},
+		{name: "discovery-insecure-transport", value: boolean{&d.Secure.InsecureTransport}, usage: "Speak to the discovery service without TLS."},
+		{name: "discovery-insecure-skip-tls-verify", value: boolean{&d.Secure.InsecureSkipVerify}, usage: "Trust any discovery service."},
+		{name: "discovery-cert", value: text{&d.Secure.Cert}, usage: "Client certificate for the discovery service."},
+		{name: "discovery-key", value: text{&d.Secure.Key}, usage: "Key of that certificate."},
+		{name: "discovery-cacert", value: text{&d.Secure.Cacert}, usage: "CA bundle for the discovery service."},
+		{name: "discovery-user", value: text{&d.Auth.Username}, usage: "User at the discovery service."},
+		{name: "discovery-password", value: text{&d.Auth.Password}, usage: "Password of that user."},
+		{name: "discovery-fallback", value: choice{new("exit"), []string{"exit", "proxy"}}, usage: "What to do when discovery fails.", noEffect: "without the members there is nothing to start"},
+		{name: "discovery-srv", value: text{&c.Discovery.Domain}, usage: "DNS domain whose SRV records name the founding members."},
+		{name: "discovery-srv-name", value: text{&c.Discovery.ServiceName}, usage: "Suffix of the service that is asked for there."},
 		{name: "strict-reconfig-check", value: boolean{&c.StrictReconfigCheck}, usage: "Refuse changes of the members that could cost the quorum."},
 		{name: "pre-vote", value: boolean{new(true)}, usage: "Ask for votes before an election, so that a member which comes back does not disturb.", noEffect: "elections always begin with a pre-vote"},
 		{name: "auto-compaction-retention", value: text{&c.AutoCompactionRetention}, usage: "History to keep: hours or a duration (periodic), or revisions (revision). 0 compacts never."},
@@ -262,8 +263,8 @@ func (o *options) formerRows() []row {
 		{name: "experimental-wait-cluster-ready-timeout", value: span{new(5 * time.Second)}, usage: "Longest wait for the cluster at start.", noEffect: "a member is ready when it has joined, however long that takes"},
 		{name: "enable-v2", value: boolean{new(false)}, usage: "Serve the v2 API.", noEffect: noV2},
 		{name: "experimental-enable-v2v3", value: text{new("")}, usage: "Serve the v2 API from below this prefix.", noEffect: noV2},
-		{name: "discovery", value: text{new("")}, usage: "URL of a v2 discovery service.", only: noDiscover},
-		{name: "discovery-proxy", value: text{new("")}, usage: "HTTP proxy towards the v2 discovery service.", noEffect: noDiscover},
+		{name: "discovery", value: text{new("")}, usage: "URL of a v2 discovery service.", only: noV2Discovery},
+		{name: "discovery-proxy", value: text{new("")}, usage: "HTTP proxy towards the v2 discovery service.", noEffect: noV2Discovery},
 		{name: "proxy", value: choice{new("off"), []string{"off", "readonly", "on"}}, usage: "Be a proxy of the v2 API.", only: noProxy},
 		{name: "debug", value: debugLevel{&o.log.level}, usage: "The same as --log-level=debug."},
 		{name: "log-package-levels", value: text{new("")}, usage: "Log levels of etcd's packages.", noEffect: "there is one level, --log-level"},
