@@ -33,8 +33,8 @@ type compactions struct {
 	hashes  []KVHash     // by revision; Current is not set
 }
 
-// add notes compactions that were committed. Only as many as are remembered
-// anyway can be waiting.
+// add notes compactions that were committed, and forgets the oldest of those
+// that are waiting or remembered.
 func (c *compactions) add(committed []compaction) {
 	if len(committed) == 0 {
 		return
@@ -42,7 +42,13 @@ func (c *compactions) add(committed []compaction) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending = append(c.pending, committed...)
-	c.pending = slices.Delete(c.pending, 0, max(len(c.pending)-keptHashes, 0))
+	for len(c.pending)+len(c.hashes) > keptHashes {
+		if len(c.hashes) > 0 && c.hashes[0].Revision < c.pending[0].rev {
+			c.hashes = slices.Delete(c.hashes, 0, 1)
+		} else {
+			c.pending = slices.Delete(c.pending, 0, 1)
+		}
+	}
 }
 
 // hash returns what is remembered of a compaction at rev.
@@ -79,13 +85,13 @@ func (c *compactions) pin(reads source, wanted func(rev int64) bool) (compaction
 func (c *compactions) settle(h KVHash) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	waiting := len(c.pending)
 	c.pending = slices.DeleteFunc(c.pending, func(p compaction) bool { return p.rev == h.Revision })
-	i, found := slices.BinarySearchFunc(c.hashes, h.Revision, func(k KVHash, rev int64) int { return cmp.Compare(k.Revision, rev) })
-	if found {
-		return
+	if len(c.pending) == waiting {
+		return // forgotten meanwhile, or computed by somebody else
 	}
+	i, _ := slices.BinarySearchFunc(c.hashes, h.Revision, func(k KVHash, rev int64) int { return cmp.Compare(k.Revision, rev) })
 	c.hashes = slices.Insert(c.hashes, i, h)
-	c.hashes = slices.Delete(c.hashes, 0, max(len(c.hashes)-keptHashes, 0))
 }
 
 // CompactionHashes are the hashes of the last compactions, by revision; see
@@ -125,11 +131,11 @@ func (v *PinnedView) hashCompaction(ctx context.Context, rev int64) (KVHash, err
 	if err != nil {
 		return KVHash{}, err
 	}
-	h := newKVHasher()
-	if err := v.hashHistory(ctx, rev, keptAt, h); err != nil {
+	hash := newHasher(v)
+	if err := hash.addHistory(ctx, rev, keptAt); err != nil {
 		return KVHash{}, err
 	}
-	return KVHash{Hash: h.crc.Sum32(), Revision: rev, Compacted: v.head.Compacted}, nil
+	return KVHash{Hash: hash.sum, Revision: rev, Compacted: v.head.Compacted}, nil
 }
 
 // keptByCompaction is keptAt for the hash of a compaction. It differs where no

@@ -2,10 +2,7 @@ package mvcc
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash"
-	"hash/crc32"
 )
 
 // KVHash is the hash of the keys and their history at a revision, the answer
@@ -25,7 +22,7 @@ type KVHash struct {
 }
 
 // HashKV hashes the store as it was at revision rev, 0 for the current one.
-// It reads all history up to there, in constant memory. Errors are those of
+// It reads everything there is, in bounded memory. Errors are those of
 // Range; other than there, a negative revision is not the current one but one
 // before anything happened, as it is for etcd.
 //
@@ -66,61 +63,22 @@ func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 	if rev == 0 {
 		rev = v.head.Current
 	}
-	h := newKVHasher()
+	hash := newHasher(v)
 	if rev > 0 {
 		keptAt, err := v.keptAt(ctx, rev)
 		if err == nil {
-			err = v.hashHistory(ctx, rev, keptAt, h)
+			err = hash.addHistory(ctx, rev, keptAt)
 		}
 		if err != nil {
 			return KVHash{}, fmt.Errorf("hash the keys at revision %d: %w", rev, err)
 		}
 	}
 	return KVHash{
-		Hash:      h.crc.Sum32(),
+		Hash:      hash.sum,
 		Revision:  rev,
 		Compacted: v.head.Compacted,
 		Current:   v.head.Current,
 	}, nil
-}
-
-// hashHistory hashes, in the order in which they were made, the changes after
-// the compacted revision and up to rev, and of the older ones those that still
-// give a key its value at keptAt.
-func (v *PinnedView) hashHistory(ctx context.Context, rev, keptAt int64, h *kvHasher) (err error) {
-	history, err := v.openHistory(ctx, 1, rev)
-	if err != nil {
-		return err
-	}
-	defer func() { err = closeIter(history.it, err) }()
-	versions, err := v.openVersions(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = closeIter(versions.it, err) }()
-
-	for {
-		change, ok, err := history.next()
-		if err != nil || !ok {
-			return err
-		}
-		switch {
-		case change.rev.Main > v.head.Compacted:
-			raw, err := versions.at(change)
-			if err != nil {
-				return err
-			}
-			h.add(change, raw)
-		case change.kind != kindTombstone:
-			found, raw, err := versions.newest(change.key, keptAt)
-			if err != nil {
-				return err
-			}
-			if found == change.rev {
-				h.add(change, raw)
-			}
-		}
-	}
 }
 
 // keptAt is the revision at which a compacted change must be visible to be
@@ -141,31 +99,4 @@ func (v *PinnedView) keptAt(ctx context.Context, rev int64) (int64, error) {
 		return rev, err
 	}
 	return compacted, err
-}
-
-// kvHasher hashes changes in the form in which etcd stores them: in a bucket
-// named "key", under their revision, as encoded KeyValues (etcd's
-// server/storage/mvcc/revision.go and hash.go).
-type kvHasher struct {
-	crc hash.Hash32
-	buf []byte
-}
-
-func newKVHasher() *kvHasher {
-	h := &kvHasher{crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
-	h.crc.Write([]byte("key"))
-	return h
-}
-
-func (h *kvHasher) add(c historyRecord, raw []byte) {
-	b := binary.BigEndian.AppendUint64(h.buf[:0], uint64(c.rev.Main))
-	b = append(b, '_')
-	b = binary.BigEndian.AppendUint64(b, uint64(c.rev.Sub))
-	if c.kind == kindTombstone {
-		b = append(b, 't')
-		b = appendBytes(b, fieldKey, c.key)
-	}
-	h.buf = b
-	h.crc.Write(b)
-	h.crc.Write(raw)
 }

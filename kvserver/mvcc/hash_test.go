@@ -67,6 +67,12 @@ func TestHashLikeEtcd(t *testing.T) {
 				t.Fatalf("operation %d: hash at %d: %+v, etcd has %+v", i, rev, got, wanted)
 			}
 			counts["hash"]++
+			if g.IntN(40) > 0 {
+				continue // it takes long
+			}
+			if err := sameInPortions(ctx, store, rev, 1+g.IntN(max(i/2, 3))); err != nil {
+				t.Fatalf("operation %d: %v", i, err)
+			}
 		}
 	}
 	var wanted []KVHash
@@ -82,6 +88,18 @@ func TestHashLikeEtcd(t *testing.T) {
 			t.Errorf("%q never happened, the comparison is worth little", must)
 		}
 	}
+}
+
+// sameInPortions compares the hash of a history with that of its portions.
+func sameInPortions(ctx context.Context, store *Store, rev int64, portion int) error {
+	view := store.Pin()
+	whole, parts := newHasher(view), newHasher(view)
+	parts.portion = portion
+	err := errors.Join(whole.addHistory(ctx, max(rev, 1), rev), parts.addHistory(ctx, max(rev, 1), rev), view.Close())
+	if err != nil || whole.sum != parts.sum {
+		return fmt.Errorf("%#x in portions of %d, %#x as a whole: %w", parts.sum, portion, whole.sum, err)
+	}
+	return nil
 }
 
 func kvHash(h etcdmvcc.KeyValueHash, current int64) KVHash {

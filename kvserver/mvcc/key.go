@@ -48,6 +48,15 @@ func appendPrefix(dst, key []byte) []byte {
 	return append(dst, escapeByte, terminatorByte)
 }
 
+// userKey is the inverse of appendPrefix; it may return a part of prefix.
+func userKey(prefix []byte) []byte {
+	escaped := prefix[1 : len(prefix)-2]
+	if bytes.IndexByte(escaped, escapeByte) < 0 {
+		return escaped
+	}
+	return bytes.ReplaceAll(escaped, []byte{escapeByte, escapedZero}, []byte{escapeByte})
+}
+
 // prefixLen is the number of bytes appendPrefix appends.
 func prefixLen(key []byte) int {
 	return 1 + len(key) + bytes.Count(key, []byte{escapeByte}) + 2
