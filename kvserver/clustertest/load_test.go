@@ -43,23 +43,31 @@ type load struct {
 	seen    int // operations when the round began
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
+	ctx     context.Context
+	workers int
 }
 
 func startLoad(c *cluster, seed uint64) *load {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cluster: c, history: newHistory(), seed: seed, cancel: cancel}
-	for i, m := range c.members {
-		for j := range workersPerMember {
-			kv := pb.NewKVClient(c.dial(m))
-			id := uint64(i*workersPerMember + j)
-			l.done.Add(1)
-			go func() {
-				defer l.done.Done()
-				l.work(ctx, kv, id)
-			}()
-		}
+	l := &load{cluster: c, history: newHistory(), seed: seed, cancel: cancel, ctx: ctx}
+	for _, m := range c.members {
+		l.attach(m)
 	}
 	return l
+}
+
+// attach puts more workers to work, with this member.
+func (l *load) attach(m *member) {
+	for range workersPerMember {
+		kv := pb.NewKVClient(l.cluster.dial(m))
+		id := uint64(l.workers) //nolint:gosec // a small number
+		l.workers++
+		l.done.Add(1)
+		go func() {
+			defer l.done.Done()
+			l.work(l.ctx, kv, id)
+		}()
+	}
 }
 
 func (l *load) stop() *history {

@@ -40,22 +40,30 @@ var buildServer = sync.OnceValues(func() (string, error) {
 type member struct {
 	name, dir          string
 	clientURL, peerURL string
+	// joins is its --initial-cluster when it came later, empty for a founder.
+	joins string
 
 	process *exec.Cmd
 	exited  chan struct{}
 	log     *os.File
 }
 
-// cluster is three members on loopback.
+// cluster is members on loopback.
 type cluster struct {
 	t               *testing.T
 	electionTimeout time.Duration
 	binary          string
 	members         []*member
+	gone            []*member // removed from the cluster
 	initial         string
 }
 
 func startCluster(t *testing.T, electionTimeout time.Duration) *cluster {
+	t.Helper()
+	return startClusterOf(t, 3, electionTimeout)
+}
+
+func startClusterOf(t *testing.T, n int, electionTimeout time.Duration) *cluster {
 	t.Helper()
 	binary, err := buildServer()
 	if err != nil {
@@ -63,13 +71,8 @@ func startCluster(t *testing.T, electionTimeout time.Duration) *cluster {
 	}
 	c := &cluster{t: t, electionTimeout: electionTimeout, binary: binary}
 	var initial []string
-	for i := range 3 {
-		m := &member{
-			name:      fmt.Sprintf("m%d", i),
-			dir:       filepath.Join(t.TempDir(), "data"),
-			clientURL: "http://" + loopback.Address(t),
-			peerURL:   "http://" + loopback.Address(t),
-		}
+	for i := range n {
+		m := newMember(t, fmt.Sprintf("m%d", i))
 		c.members = append(c.members, m)
 		initial = append(initial, m.name+"="+m.peerURL)
 	}
@@ -84,8 +87,22 @@ func startCluster(t *testing.T, electionTimeout time.Duration) *cluster {
 	return c
 }
 
+func newMember(t *testing.T, name string) *member {
+	t.Helper()
+	return &member{
+		name:      name,
+		dir:       filepath.Join(t.TempDir(), "data"),
+		clientURL: "http://" + loopback.Address(t),
+		peerURL:   "http://" + loopback.Address(t),
+	}
+}
+
 func (c *cluster) start(m *member) {
 	c.t.Helper()
+	initial, state := c.initial, "new"
+	if m.joins != "" {
+		initial, state = m.joins, "existing"
+	}
 	log, err := os.OpenFile(m.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		c.t.Fatal(err)
@@ -95,7 +112,7 @@ func (c *cluster) start(m *member) {
 		"--name", m.name, "--data-dir", m.dir,
 		"--listen-client-urls", m.clientURL, "--advertise-client-urls", m.clientURL,
 		"--listen-peer-urls", m.peerURL, "--initial-advertise-peer-urls", m.peerURL,
-		"--initial-cluster", c.initial, "--initial-cluster-token", c.t.Name(),
+		"--initial-cluster", initial, "--initial-cluster-state", state, "--initial-cluster-token", c.t.Name(),
 		"--heartbeat-interval", fmt.Sprint(c.electionTimeout.Milliseconds()/10), "--election-timeout", fmt.Sprint(c.electionTimeout.Milliseconds()),
 		"--snapshot-count", "500")
 	m.process.Stdout, m.process.Stderr = log, log
@@ -122,7 +139,7 @@ func (c *cluster) kill(m *member) {
 }
 
 func (c *cluster) stop() {
-	for _, m := range c.members {
+	for _, m := range append(c.members, c.gone...) {
 		if m.process != nil {
 			_ = m.process.Process.Kill()
 			<-m.exited
