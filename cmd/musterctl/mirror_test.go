@@ -17,9 +17,9 @@ import (
 
 const patience = time.Minute
 
-func dial(t *testing.T, endpoint string) *clientv3.Client {
+func dial(t *testing.T, endpoints ...string) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: patience, Logger: zap.NewNop()})
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: patience, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,8 @@ func contents(ctx context.Context, t *testing.T, client *clientv3.Client, prefix
 // etcdctl make-mirror brings what is in one cluster into another, and goes on
 // with what changes, from musterd to etcd and back.
 func TestMakeMirror(t *testing.T) {
-	etcd, musterd := startEtcd(t), startMusterd(t)
+	t.Parallel()
+	etcd, musterd := startEtcd(t, 1)[0], startMusterd(t, 1)[0]
 	for name, way := range map[string]struct{ from, to string }{
 		"musterd to etcd": {musterd, etcd},
 		"etcd to musterd": {etcd, musterd},

@@ -15,11 +15,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sync/errgroup"
@@ -33,18 +35,27 @@ var etcdctl = flag.String("musterctl.etcdctl", "", "an etcdctl to run instead of
 // TestTranscript runs the commands of testdata/transcript.txt against etcd and
 // against musterd, which must make etcdctl say the same.
 func TestTranscript(t *testing.T) {
-	commands := readTranscript(t, "testdata/transcript.txt")
-	sides := []*speaker{
-		{name: "etcd", endpoint: startEtcd(t)},
-		{name: "musterd", endpoint: startMusterd(t)},
-	}
+	t.Parallel()
+	compareTranscripts(t, "testdata/transcript.txt", startEtcd(t, 1), startMusterd(t, 1))
+}
+
+// TestTranscriptOfMembers does so with three members each.
+func TestTranscriptOfMembers(t *testing.T) {
+	t.Parallel()
+	compareTranscripts(t, "testdata/members.txt", startEtcd(t, 3), startMusterd(t, 3))
+}
+
+func compareTranscripts(t *testing.T, path string, etcd, musterd []string) {
+	t.Helper()
+	commands := readTranscript(t, path)
+	sides := []*speaker{{name: "etcd", endpoints: etcd}, {name: "musterd", endpoints: musterd}}
 	said := make([][]string, len(sides))
 	var talking errgroup.Group
 	for i, side := range sides {
-		side.dir = t.TempDir()
+		side.dir, side.client = t.TempDir(), dial(t, side.endpoints...)
 		talking.Go(func() error {
 			for _, c := range commands {
-				answer, err := side.run(t.Context(), c)
+				answer, err := side.runAgain(t.Context(), c)
 				if err != nil {
 					return fmt.Errorf("line %d: %s, of %s: %w", c.line, c.text, side.name, err)
 				}
@@ -109,8 +120,58 @@ func readTranscript(t *testing.T, path string) (commands []command) {
 
 // speaker talks to one of the servers.
 type speaker struct {
-	name, endpoint, dir string
-	lease               string // the last one granted
+	name, dir    string
+	endpoints    []string
+	client       *clientv3.Client
+	lease, added string // the last lease granted, the last member added
+}
+
+// variable is what a command calls $name.
+func (s *speaker) variable(ctx context.Context, name string) (string, error) {
+	switch name {
+	case "LEASE":
+		return s.lease, nil
+	case "DIR":
+		return s.dir, nil
+	case "ADDED":
+		return s.added, nil
+	case "LEADER", "FOLLOWER", "LEADER_ENDPOINT", "FOLLOWER_ENDPOINT":
+	default:
+		return "", nil // the shell's own
+	}
+	for _, endpoint := range s.endpoints {
+		status, err := s.client.Status(ctx, endpoint)
+		if err != nil {
+			return "", err
+		}
+		leads := status.Leader == status.Header.MemberId
+		switch {
+		case name == "LEADER" && leads, name == "FOLLOWER" && !leads:
+			return fmt.Sprintf("%x", status.Header.MemberId), nil
+		case name == "LEADER_ENDPOINT" && leads, name == "FOLLOWER_ENDPOINT" && !leads:
+			return endpoint, nil
+		}
+	}
+	return "", fmt.Errorf("there is no $%s", name)
+}
+
+// passing is what a cluster says whose members have not been connected for long
+// enough, or have lost their leader for a moment.
+var passing = regexp.MustCompile(`etcdserver: (unhealthy cluster|leader changed|no leader|request timed out)`)
+
+// runAgain runs a command, and again while the cluster is not well.
+func (s *speaker) runAgain(ctx context.Context, c command) (answer string, err error) {
+	for deadline := time.After(patience); ; {
+		answer, err = s.run(ctx, c)
+		if err != nil || !passing.MatchString(answer) {
+			return answer, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-deadline:
+			return answer, nil
+		}
+	}
 }
 
 // run returns how a command ended and what it said, without what differs from
@@ -118,10 +179,13 @@ type speaker struct {
 func (s *speaker) run(ctx context.Context, c command) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	var unknown error
 	args, err := shell.Fields(c.text, func(name string) string {
-		return map[string]string{"LEASE": s.lease, "DIR": s.dir, "ENDPOINT": s.endpoint}[name]
+		value, err := s.variable(ctx, name)
+		unknown = errors.Join(unknown, err)
+		return value
 	})
-	if err != nil {
+	if err = errors.Join(err, unknown); err != nil {
 		return "", err
 	}
 	program, err := os.Executable()
@@ -133,7 +197,10 @@ func (s *speaker) run(ctx context.Context, c command) (string, error) {
 	}
 	process := exec.CommandContext(ctx, program)
 	process.Args = append([]string{"etcdctl"}, args...)
-	process.Env = append(os.Environ(), "ETCDCTL_ENDPOINTS="+s.endpoint, "ETCDCTL_API=3")
+	process.Env = append(os.Environ(), "ETCDCTL_API=3")
+	if !slices.Contains(args, "--endpoints") { // both at once are refused
+		process.Env = append(process.Env, "ETCDCTL_ENDPOINTS="+s.endpoints[0])
+	}
 	process.Dir = s.dir
 	process.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
@@ -173,19 +240,29 @@ func (s *speaker) run(ctx context.Context, c command) (string, error) {
 	if found := grantedLease.FindStringSubmatch(stdout.String()); found != nil {
 		s.lease = found[1]
 	}
+	if found := addedMember.FindStringSubmatch(stdout.String()); found != nil {
+		s.added = found[1]
+	}
 	exit := fmt.Sprintln("exit", process.ProcessState.ExitCode())
 	if c.lines > 0 {
 		exit = "exit 0\n" // etcdctl ends as the signal bids it, but not always
 	}
-	return exit + s.mask(stdout.String()) + "--\n" + s.mask(stderr.String()), nil
+	told := s.mask(stdout.String())
+	if len(s.endpoints) > 1 { // in the order of the IDs, which is each cluster's own
+		lines := strings.SplitAfter(told, "\n")
+		slices.Sort(lines)
+		told = strings.Join(lines, "")
+	}
+	return exit + told + "--\n" + s.mask(stderr.String()), nil
 }
 
 var (
+	addedMember  = regexp.MustCompile(`Member +([0-9a-f]+) added`)
 	grantedLease = regexp.MustCompile(`lease ([0-9a-f]+) granted`)
 	// what the client logs of its own accord
 	logLine = regexp.MustCompile(`(?m)^\{"level":.*\n`)
 	// identities are in hexadecimal for people, and in decimal in JSON
-	identity = regexp.MustCompile(`\b([0-9a-f]{13,16}|[0-9]{14,20})\b`)
+	identity = regexp.MustCompile(` *\b([0-9a-f]{13,16}|[0-9]{14,20})\b`)
 	took     = regexp.MustCompile(`\b[0-9.]+(µs|ms|s)\b`)
 	progress = regexp.MustCompile(`("[Rr]aft_?(Term|term|Index|AppliedIndex)" ?:) ?[0-9]+`)
 	size     = regexp.MustCompile(`("[Dd][Bb]Size(InUse|Quota)?" ?:) ?[0-9]+`)
@@ -193,66 +270,128 @@ var (
 	// use and of the quota, and then whether it leads, learns, the term, the
 	// index and the applied index
 	status = regexp.MustCompile(`([0-9.]+ [kMG]?B, )+([0-9]+%, )?([0-9.]+ [kMG]?B, )?(true|false), (true|false), [0-9]+, [0-9]+, [0-9]+`)
-	ttl    = regexp.MustCompile(`(remaining\(|"ttl" ?: ?|"TTL" ?: ?)-?[0-9]+`)
+	// address is one of this process, of which peers have some
+	address = regexp.MustCompile(`127\.1[0-3][0-9]\.[0-9.]+:[0-9]+`)
+	// founding is in the order of the IDs
+	founding = regexp.MustCompile(`ETCD_INITIAL_CLUSTER="(.*)"`)
+	ttl      = regexp.MustCompile(`(remaining\(|"ttl" ?: ?|"TTL" ?: ?)-?[0-9]+`)
 )
 
 func (s *speaker) mask(text string) string {
-	text = strings.NewReplacer(s.endpoint, "ENDPOINT", strings.TrimPrefix(s.endpoint, "http://"), "ENDPOINT", s.dir, "DIR").Replace(text)
+	for _, endpoint := range s.endpoints {
+		text = strings.NewReplacer(endpoint, "ENDPOINT", strings.TrimPrefix(endpoint, "http://"), "ENDPOINT", s.dir, "DIR").Replace(text)
+	}
 	text = logLine.ReplaceAllString(text, "")
-	text = identity.ReplaceAllString(text, "ID")
+	text = identity.ReplaceAllString(text, " ID")
 	text = took.ReplaceAllString(text, "TOOK")
 	text = progress.ReplaceAllString(text, "$1 N")
 	text = size.ReplaceAllString(text, "$1 N")
 	text = status.ReplaceAllString(text, "SIZES, $4, $5, N, N, N")
+	text = address.ReplaceAllString(text, "ADDRESS")
+	text = founding.ReplaceAllStringFunc(text, func(list string) string {
+		members := strings.Split(founding.FindStringSubmatch(list)[1], ",")
+		slices.Sort(members)
+		return strings.Join(members, ",")
+	})
 	return ttl.ReplaceAllString(text, "${1}N")
 }
 
-func startEtcd(t *testing.T) (endpoint string) {
-	t.Helper()
-	config := embed.NewConfig()
-	config.Dir, config.LogLevel, config.UnsafeNoFsync = filepath.Join(t.TempDir(), "etcd"), "fatal", true
-	config.BcryptCost = uint(bcrypt.MinCost)
-	client := []url.URL{{Scheme: "http", Host: freeAddress(t)}}
-	config.ListenClientUrls, config.AdvertiseClientUrls = client, client
-	config.ListenPeerUrls = []url.URL{{Scheme: "http", Host: freeAddress(t)}}
-	etcd, err := embed.StartEtcd(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(etcd.Close)
-	<-etcd.Server.ReadyNotify()
-	return client[0].String()
-}
-
-// freeAddress is one of this process alone, so that nobody else takes it.
-func freeAddress(t *testing.T) string {
+// addresses are URLs on which nothing listens.
+func addresses(t *testing.T, n int) (urls []string) {
 	t.Helper()
 	pid := os.Getpid()
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 100+pid>>16&31, pid>>8&255, pid&255))
-	if err != nil {
-		t.Fatal(err)
+	host := fmt.Sprintf("127.%d.%d.%d", 100+pid>>16&31, pid>>8&255, pid&255) // of this process alone
+	for range n {
+		listener, err := net.Listen("tcp", host+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		urls = append(urls, "http://"+listener.Addr().String())
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return urls
 }
 
-func startMusterd(t *testing.T) (endpoint string) {
+func parsed(t *testing.T, raw string) []url.URL {
 	t.Helper()
-	config := kvserver.Default()
-	config.DataDir, config.Logger = filepath.Join(t.TempDir(), "musterd"), slog.New(slog.DiscardHandler)
-	config.BcryptCost = bcrypt.MinCost
-	endpoint = "http://" + freeAddress(t)
-	config.ListenClientURLs, config.AdvertiseClientURLs = []string{endpoint}, []string{endpoint}
-	config.ListenPeerURLs = []string{"http://" + freeAddress(t)}
-	server, err := kvserver.Start(config)
+	u, err := url.Parse(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
+	return []url.URL{*u}
+}
+
+// advertised are the peer URLs that members are known by. One that is alone is
+// known by the same one to everybody, and so has the same ID in every cluster.
+func advertised(peers []string) []string {
+	if len(peers) == 1 {
+		return []string{"http://localhost:2380"}
+	}
+	return peers
+}
+
+// founders are the members m0, m1 and so on, with their peer URLs.
+func founders(peers []string) string {
+	named := make([]string, len(peers))
+	for i, peer := range peers {
+		named[i] = fmt.Sprintf("m%d=%s", i, peer)
+	}
+	return strings.Join(named, ",")
+}
+
+func startEtcd(t *testing.T, size int) (endpoints []string) {
+	t.Helper()
+	endpoints, listening := addresses(t, size), addresses(t, size)
+	peers := advertised(listening)
+	var starting errgroup.Group
+	for i := range size {
+		config := embed.NewConfig()
+		config.Name, config.InitialCluster = fmt.Sprint("m", i), founders(peers)
+		config.Dir, config.LogLevel, config.UnsafeNoFsync = filepath.Join(t.TempDir(), "etcd"), "fatal", true
+		config.BcryptCost = uint(bcrypt.MinCost)
+		config.ListenClientUrls, config.ListenPeerUrls = parsed(t, endpoints[i]), parsed(t, listening[i])
+		config.AdvertiseClientUrls, config.AdvertisePeerUrls = config.ListenClientUrls, parsed(t, peers[i])
+		starting.Go(func() error {
+			etcd, err := embed.StartEtcd(config)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(etcd.Close)
+			<-etcd.Server.ReadyNotify()
+			return nil
+		})
+	}
+	if err := starting.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return endpoints
+}
+
+func startMusterd(t *testing.T, size int) (endpoints []string) {
+	t.Helper()
+	endpoints, listening := addresses(t, size), addresses(t, size)
+	peers := advertised(listening)
+	var ready []<-chan struct{}
+	for i := range size {
+		config := kvserver.Default()
+		config.Name, config.InitialCluster = fmt.Sprint("m", i), founders(peers)
+		config.DataDir, config.Logger = filepath.Join(t.TempDir(), "musterd"), slog.New(slog.DiscardHandler)
+		config.BcryptCost = bcrypt.MinCost
+		config.ListenClientURLs, config.ListenPeerURLs = endpoints[i:i+1], listening[i:i+1]
+		config.AdvertiseClientURLs, config.InitialAdvertisePeerURLs = endpoints[i:i+1], peers[i:i+1]
+		server, err := kvserver.Start(config)
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	<-server.Ready()
-	return endpoint
+		t.Cleanup(func() {
+			if err := server.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		ready = append(ready, server.Ready())
+	}
+	for _, each := range ready {
+		<-each
+	}
+	return endpoints
 }

@@ -383,13 +383,11 @@ func (c *reconfigurer) judgeRemoved(ctx context.Context, id uint64, members []ma
 	return nil
 }
 
+// judgePromoted finds the errors in the order in which etcd does.
 func (c *reconfigurer) judgePromoted(ctx context.Context, id uint64, members []machine.Member, servers []raft.Server) error {
 	i := slices.IndexFunc(members, func(m machine.Member) bool { return m.ID == id })
-	switch {
-	case i < 0:
+	if i < 0 {
 		return ErrMemberNotFound
-	case !members[i].Learner:
-		return ErrNotLearner
 	}
 	server, _ := find(servers, id)
 	if applied, ok := c.appliedBy(ctx, server); !ok || float64(applied) < readyPercent*float64(c.raft().CommitIndex()) {
@@ -397,6 +395,9 @@ func (c *reconfigurer) judgePromoted(ctx context.Context, id uint64, members []m
 	}
 	if voting := voters(members); c.strict && started(voting)+1 < quorum(len(voting)+1) {
 		return ErrNotEnoughStarted
+	}
+	if !members[i].Learner {
+		return ErrNotLearner
 	}
 	return nil
 }
