@@ -2,8 +2,9 @@ package metrics
 
 import (
 	"context"
+	"maps"
 	"regexp"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
@@ -26,8 +27,8 @@ type RPC struct {
 	defragmenting  prometheus.Gauge
 	promoted       prometheus.Counter
 	notPromoted    *prometheus.CounterVec
-	versions       *prometheus.CounterVec
-	byVersion      sync.Map // of versions, by kind and version
+	unaryBy        byVersion
+	streamBy       byVersion
 	// durations are of methods that take long.
 	durations map[string]prometheus.Observer
 }
@@ -43,7 +44,6 @@ func NewRPC(registry prometheus.Registerer, extensive bool) *RPC {
 		defragmenting: f.gauge("etcd_disk_defrag_inflight", "1 while the store is being defragmented."),
 		promoted:      f.counter("etcd_server_learner_promote_successes", "Learners that this member promoted."),
 		notPromoted:   f.counters("etcd_server_learner_promote_failures", "Learners that this member could not promote.", "Reason"),
-		versions:      f.counters("etcd_server_client_requests_total", "Calls by the API version that the client says it speaks.", "type", "client_api_version"),
 		durations: map[string]prometheus.Observer{
 			pb.Maintenance_Defragment_FullMethodName: f.histogram("etcd_disk_backend_defrag_duration_seconds", "How long defragmentations took.", prometheus.ExponentialBuckets(0.1, 2, 13)),
 			pb.Maintenance_Snapshot_FullMethodName:   f.histogram("etcd_disk_backend_snapshot_duration_seconds", "How long it took to hand out a snapshot.", prometheus.ExponentialBuckets(0.01, 2, 17)),
@@ -51,6 +51,9 @@ func NewRPC(registry prometheus.Registerer, extensive bool) *RPC {
 			pb.Maintenance_HashKV_FullMethodName:     f.histogram("etcd_mvcc_hash_rev_duration_seconds", "How long it took to hash the keys up to a revision.", longer),
 		},
 	}
+	versions := f.counters("etcd_server_client_requests_total", "Calls by the API version that the client says it speaks.", "type", "client_api_version")
+	m.unaryBy.kind, m.unaryBy.calls = "unary", versions
+	m.streamBy.kind, m.streamBy.calls = "stream", versions
 	var options []grpcprom.ServerMetricsOption
 	if extensive {
 		options = append(options, grpcprom.WithServerHandlingTimeHistogram())
@@ -76,7 +79,7 @@ func (m *RPC) Options() []grpc.ServerOption {
 func (m *RPC) Know(server *grpc.Server) { m.calls.InitializeMetrics(server) }
 
 func (m *RPC) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	m.client(ctx, "unary")
+	m.unaryBy.count(ctx)
 	duration, timed := m.durations[info.FullMethod]
 	switch {
 	case timed:
@@ -104,7 +107,7 @@ func (m *RPC) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo
 }
 
 func (m *RPC) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	m.client(stream.Context(), "stream")
+	m.streamBy.count(stream.Context())
 	began := time.Now()
 	err := handle(service, stream)
 	if duration, timed := m.durations[info.FullMethod]; timed && err == nil {
@@ -113,24 +116,37 @@ func (m *RPC) stream(service any, stream grpc.ServerStream, info *grpc.StreamSer
 	return err
 }
 
-// client counts a call by the version that etcd's clients tell. What is not a
-// version counts as unknown: clients must not be able to make up series.
-func (m *RPC) client(ctx context.Context, kind string) {
+// byVersion counts calls of one kind by the version that etcd's clients tell.
+// What is not a version counts as unknown: clients must not be able to make up
+// series.
+type byVersion struct {
+	kind  string
+	calls *prometheus.CounterVec
+	known atomic.Pointer[map[string]prometheus.Counter] // replaced as a whole
+}
+
+func (b *byVersion) count(ctx context.Context) {
 	version := ""
 	if told := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataClientAPIVersionKey); len(told) == 1 {
 		version = told[0]
 	}
-	if counter, known := m.byVersion.Load([2]string{kind, version}); known {
-		counter.(prometheus.Counter).Inc()
-		return
+	if known := b.known.Load(); known != nil {
+		if counter, ok := (*known)[version]; ok {
+			counter.Inc()
+			return
+		}
 	}
 	if !versionShape.MatchString(version) {
-		m.versions.WithLabelValues(kind, "unknown").Inc()
+		b.calls.WithLabelValues(b.kind, "unknown").Inc()
 		return
 	}
-	counter := m.versions.WithLabelValues(kind, version)
-	m.byVersion.Store([2]string{kind, version}, counter)
+	counter := b.calls.WithLabelValues(b.kind, version)
 	counter.Inc()
+	next := map[string]prometheus.Counter{version: counter}
+	if known := b.known.Load(); known != nil {
+		maps.Copy(next, *known)
+	}
+	b.known.Store(&next) // one that is lost to another is found again
 }
 
 var versionShape = regexp.MustCompile(`^3\.[0-9]{1,2}(\.[0-9]{1,2})?$`)
