@@ -97,7 +97,7 @@ func (e exchange) answerTo(t *testing.T, client *http.Client, base string) strin
 }
 
 // unlike are the members of JSON objects that may differ; see differing.
-var unlike = regexp.MustCompile(`"(cluster_id|member_id|raft_term|raftTerm|raftIndex|raftAppliedIndex|dbSize|dbSizeInUse|leader|token|peerURLs|clientURLs)":( ?)("[^"]*"|\[[^]]*\])`)
+var unlike = regexp.MustCompile(`"(cluster_id|member_id|raft_term|raftTerm|raftIndex|raftAppliedIndex|dbSize|dbSizeInUse|dbSizeQuota|leader|token|peerURLs|clientURLs)":( ?)("[^"]*"|\[[^]]*\])`)
 
 // memberID is told apart from the ID of a lease by where it is.
 var memberID = regexp.MustCompile(`("members":\s?\[\{)"ID":( ?)"[^"]*"`)
@@ -149,6 +149,12 @@ func TestGatewayAnswersAreEtcds(t *testing.T) {
 		post("/v3/watch", `{"create_request":{"key":"`+key+`"}} {"cancel_request":{"watch_id":"0"}}`).first(2),
 		post("/v3/cluster/member/list", `{}`),
 		post("/v3/cluster/member/list", `{"linearizable":true}`),
+		post("/v3/cluster/member/add", `{}`),
+		post("/v3/cluster/member/add", `{"peerURLs":["nonsense"]}`),
+		post("/v3/cluster/member/remove", `{"ID":"5"}`),
+		post("/v3/cluster/member/update", `{"ID":"5","peerURLs":["http://127.0.0.1:1"]}`),
+		post("/v3/cluster/member/promote", `{"ID":5}`),
+		post("/v3/maintenance/transfer-leadership", `{"targetID":"5"}`),
 		post("/v3/maintenance/status", `{}`),
 		post("/v3/maintenance/alarm", `{"action":"GET"}`),
 		post("/v3/maintenance/defragment", `{}`),

@@ -134,7 +134,6 @@ func walk(t *testing.T, conn *grpc.ClientConn, method string, request proto.Mess
 		return true
 	})
 	delete(set, "etcdserverpb.SnapshotResponse.remaining_bytes")
-	delete(set, "etcdserverpb.StatusResponse.dbSizeQuota") // there is no quota yet
 	text := blanks.ReplaceAllString(prototext.MarshalOptions{Multiline: true}.Format(response), " ")
 	return fmt.Sprintf("%s%v", text, set)
 }
