@@ -153,6 +153,7 @@ func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 	s.registerState()
 	web := httpapi.Config{
 		Replica: s.replica, Store: store, Learner: s.learner,
+		Version:  store.Membership().Version,
 		Timeout:  s.config.requestTimeout(),
 		Gatherer: s.metrics.registry, Health: s.metrics.health, Logger: s.config.Logger,
 		Profiles: s.config.EnablePprof, Admission: s.admission(),

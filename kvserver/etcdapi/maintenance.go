@@ -6,12 +6,14 @@ import (
 
 	"github.com/coreos/go-semver/semver"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/api/v3/version"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"muster/kvserver/etcdsnap"
+	"muster/kvserver/machine"
 )
 
 type maintenanceService struct {
@@ -29,9 +31,9 @@ func (s *maintenanceService) Status(context.Context, *pb.StatusRequest) (*pb.Sta
 	response := &pb.StatusResponse{
 		Header:           header,
 		Version:          version.Version,
-		StorageVersion:   etcdsnap.Version,
+		StorageVersion:   s.store.Membership().Version(),
 		IsLearner:        s.isLearner(),
-		DowngradeInfo:    &pb.DowngradeInfo{},
+		DowngradeInfo:    downgradeInfo(s.store.Membership().Downgrade()),
 		DbSize:           s.store.Space().Size(),
 		DbSizeInUse:      s.store.Space().InUse(),
 		DbSizeQuota:      s.limits.QuotaBytes,
@@ -102,45 +104,77 @@ func (s *maintenanceService) Defragment(ctx context.Context, _ *pb.DefragmentReq
 	return &pb.DefragmentResponse{}, nil
 }
 
-// downgradeTarget is the only version that etcd would accept.
-const downgradeTarget = "3.6.0"
+func downgradeInfo(target string) *pb.DowngradeInfo {
+	return &pb.DowngradeInfo{Enabled: target != "", TargetVersion: target}
+}
 
-// Downgrade implements etcdserverpb.MaintenanceServer. Checking and cancelling
-// are answered as etcd does when no downgrade is under way, and none ever is:
-// there is no older musterd to go back to.
+// Downgrade implements etcdserverpb.MaintenanceServer. As in etcd a downgrade
+// that is enabled has the cluster call itself by the version before. There is
+// no musterd of that version to go on with, but snapshots are made for an etcd
+// of that version from then on.
 func (s *maintenanceService) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
-	response := &pb.DowngradeResponse{Version: version.Cluster(etcdsnap.Version)}
-	switch r.GetAction() {
-	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
-		if err := s.checkDowngrade(ctx, r.GetVersion()); err != nil {
-			return nil, wireError(err)
-		}
-		if r.GetAction() == pb.DowngradeRequest_ENABLE {
-			return nil, status.Error(codes.FailedPrecondition, "musterd has no older version to downgrade to; to go back to etcd, save a snapshot here and restore it there with etcdutl")
-		}
-	case pb.DowngradeRequest_CANCEL: // etcd does not mind that there is none
-	default:
-		return nil, status.Error(codes.Unknown, "etcdserver: unknown method")
+	response, err := s.downgrade(ctx, r)
+	if err != nil {
+		return nil, wireError(err)
 	}
 	response.Header = s.headerNow()
 	return response, nil
 }
 
-// checkDowngrade is etcd's check of a target: major and minor count, the patch
-// may be left out.
-func (s *maintenanceService) checkDowngrade(ctx context.Context, target string) error {
-	wanted, err := semver.NewVersion(target)
+func (s *maintenanceService) downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	set := &membershippb.DowngradeInfoSetRequest{}
+	switch r.GetAction() {
+	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
+		target, err := parseDowngrade(r.GetVersion())
+		if err != nil {
+			return nil, err
+		}
+		if err := s.awaitRead(ctx, false); err != nil {
+			return nil, err
+		}
+		if err := checkDowngrade(target, s.store.Membership()); err != nil {
+			return nil, err
+		}
+		set.Enabled, set.Ver = true, target.String()
+	case pb.DowngradeRequest_CANCEL:
+		if err := s.awaitRead(ctx, false); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, status.Error(codes.Unknown, "etcdserver: unknown method")
+	}
+	// As in etcd, which changes it a little later, it is the version before.
+	response := &pb.DowngradeResponse{Version: version.Cluster(s.store.Membership().Version())}
+	// etcd does not mind if there is nothing to cancel.
+	nothing := !set.Enabled && s.store.Membership().Downgrade() == ""
+	if r.GetAction() == pb.DowngradeRequest_VALIDATE || nothing {
+		return response, nil
+	}
+	_, err := s.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set})
+	return response, err
+}
+
+// parseDowngrade reads a target: major and minor count, the patch may be left
+// out.
+func parseDowngrade(text string) (*semver.Version, error) {
+	target, err := semver.NewVersion(text)
 	if err != nil {
-		if wanted, err = semver.NewVersion(target + ".0"); err != nil {
-			return rpctypes.ErrGRPCWrongDowngradeVersionFormat
+		if target, err = semver.NewVersion(text + ".0"); err != nil {
+			return nil, rpctypes.ErrGRPCWrongDowngradeVersionFormat
 		}
 	}
-	if err := s.awaitRead(ctx, false); err != nil {
-		return err
-	}
-	wanted.Patch, wanted.PreRelease, wanted.Metadata = 0, "", ""
-	if wanted.String() != downgradeTarget {
+	return &semver.Version{Major: target.Major, Minor: target.Minor}, nil
+}
+
+// checkDowngrade allows one minor version at a time.
+func checkDowngrade(target *semver.Version, cluster machine.Membership) error {
+	allowed := semver.New(cluster.Version())
+	allowed.Minor--
+	switch {
+	case !target.Equal(*allowed):
 		return rpctypes.ErrGRPCInvalidDowngradeTargetVersion
+	case cluster.Downgrade() != "":
+		return rpctypes.ErrGRPCDowngradeInProcess
 	}
 	return nil
 }

@@ -23,7 +23,9 @@ import (
 )
 
 // Version is that of the storage schema: the etcd whose buckets these are.
-const Version = "3.7.0"
+// While a downgrade is enabled snapshots say that they are of the version
+// before, whose schema is the same.
+const Version = machine.Version
 
 // sink receives the buckets of a snapshot in the order of their names, and
 // what is in each in the order of the keys.
@@ -44,7 +46,7 @@ func contents(ctx context.Context, image *machine.Image, to sink) error {
 		{schema.Auth, func() error { return authState(image, to) }},
 		{schema.AuthRoles, func() error { return named(image.Auth().Roles(), to) }},
 		{schema.AuthUsers, func() error { return named(image.Auth().Users(), to) }},
-		{schema.Cluster, func() error { return to.put(schema.ClusterClusterVersionKeyName, []byte(Version)) }},
+		{schema.Cluster, func() error { return to.put(schema.ClusterClusterVersionKeyName, []byte(image.Version())) }},
 		{schema.Key, func() error { return history(ctx, image, to) }},
 		{schema.Lease, func() error { return leases(image, to) }},
 		{schema.Members, func() error { return members(image, to) }},
@@ -185,7 +187,7 @@ func meta(image *machine.Image, to sink) error {
 	}
 	entries := map[string][]byte{
 		string(schema.MetaConfStateName):      conf,
-		string(schema.MetaStorageVersionName): []byte(Version),
+		string(schema.MetaStorageVersionName): []byte(image.Version()),
 	}
 	if position := image.Position(); position.Index > 0 { // etcd never stores a zero
 		entries[string(schema.MetaConsistentIndexKeyName)] = binary.BigEndian.AppendUint64(nil, position.Index)

@@ -41,6 +41,8 @@ type Config struct {
 	Store   Store
 	// Learner reports whether this member is a learner now.
 	Learner func() bool
+	// Version is the cluster's.
+	Version func() string
 	// Timeout bounds one check.
 	Timeout  time.Duration
 	Gatherer prometheus.Gatherer
@@ -53,17 +55,11 @@ type Config struct {
 	Logger    *slog.Logger
 }
 
-// storageVersion and clusterVersion are what etcd of the same version reports.
-const (
-	clusterVersion = "3.7.0"
-	storageVersion = "3.7.0"
-)
-
 // NewClientHandler serves what etcd serves on its client port besides gRPC: the
 // JSON gateway, /version, /debug/vars, and what NewMetricsHandler does.
 func NewClientHandler(config Config) http.Handler {
 	mux := newMux(config)
-	mux.HandleFunc("/version", getOnly(serveVersion))
+	mux.HandleFunc("/version", getOnly(func(w http.ResponseWriter, _ *http.Request) { serveVersion(w, config.Version()) }))
 	handleVariables(mux)
 	if config.Profiles {
 		handleProfiles(mux)
@@ -106,8 +102,8 @@ func getOnly(handle http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func serveVersion(w http.ResponseWriter, _ *http.Request) {
-	body, err := json.Marshal(version.Versions{Server: version.Version, Cluster: clusterVersion, Storage: storageVersion})
+func serveVersion(w http.ResponseWriter, cluster string) {
+	body, err := json.Marshal(version.Versions{Server: version.Version, Cluster: cluster, Storage: cluster})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

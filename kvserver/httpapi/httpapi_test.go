@@ -79,7 +79,7 @@ func (m ourMember) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, 
 
 func ourHandler(m ourMember) http.Handler {
 	return NewMetricsHandler(Config{
-		Replica: m, Store: m, Learner: func() bool { return m.learner }, Timeout: time.Second,
+		Replica: m, Store: m, Learner: func() bool { return m.learner }, Version: func() string { return "3.7.0" }, Timeout: time.Second,
 		Gatherer: prometheus.NewRegistry(), Health: metrics.NewHealth(nil), Logger: slog.New(slog.DiscardHandler),
 	})
 }

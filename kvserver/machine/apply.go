@@ -190,6 +190,8 @@ func (s *step) dispatch(r *pb.InternalRaftRequest, want bool) (proto.Message, er
 		return s.alarm(r.Alarm, s.header())
 	case r.ClusterMemberAttrSet != nil:
 		return s.publish(r.ClusterMemberAttrSet)
+	case r.DowngradeInfoSet != nil:
+		return s.setDowngrade(r.DowngradeInfoSet)
 	default:
 		return s.authRequest(r, who)
 	}

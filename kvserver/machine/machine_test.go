@@ -241,7 +241,7 @@ func TestUnknownAndMalformed(t *testing.T) {
 		{},
 		{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: "3.7.0"}},
 		{Range: &pb.RangeRequest{Key: []byte("a")}},
-		{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}},
+		{DowngradeVersionTest: &pb.DowngradeVersionTestRequest{}},
 	} {
 		if out := applyNext(t, m, r)[0]; !errors.Is(out.Err, ErrUnknownRequest) || out.Response != nil {
 			t.Errorf("%v: %+v", r, out)

@@ -49,10 +49,11 @@ type Member struct {
 // change any more; to change one, copy it and replace its slices.
 type state struct {
 	Position
-	members []Member          // by id
-	removed []uint64          // former members, ascending
-	alarms  []*pb.AlarmMember // by type, then member id
-	auth    *auth.State
+	members   []Member          // by id
+	removed   []uint64          // former members, ascending
+	alarms    []*pb.AlarmMember // by type, then member id
+	auth      *auth.State
+	downgrade string // version to go back to; empty when there is none
 }
 
 func loadState(r pebble.Reader) (*state, error) {
@@ -108,6 +109,9 @@ func loadState(r pebble.Reader) (*state, error) {
 		return nil
 	})
 	if err != nil {
+		return nil, err
+	}
+	if s.downgrade, err = loadDowngrade(r); err != nil {
 		return nil, err
 	}
 	if s.auth, err = loadAuth(r); err != nil {

@@ -131,19 +131,24 @@ func (h *hasher) changes(ctx context.Context, from, to Revision, keptAt int64) (
 		if err != nil {
 			return nil, fmt.Errorf("read versions: %w", err)
 		}
-		if rev.Main > compacted || newest && len(raw) > 0 {
+		if rev.Main > compacted || newest && !isTombstone(key, raw) {
 			changes = append(changes, h.change(rev, key, raw))
 		}
 	}
 	return changes, nil
 }
 
-// change hashes what a change wrote, which is empty for a deletion.
+// isTombstone tells whether a version, under an encoded key, is a deletion. A
+// snapshot whose revision was bumped by etcdutl has a put of nothing, under the
+// empty key, which nobody else can use.
+func isTombstone(key, raw []byte) bool { return len(raw) == 0 && len(userKey(key)) > 0 }
+
+// change hashes what a change wrote.
 func (h *hasher) change(rev Revision, key, raw []byte) hashedChange {
 	b := binary.BigEndian.AppendUint64(h.buf[:0], uint64(rev.Main))
 	b = append(b, '_')
 	b = binary.BigEndian.AppendUint64(b, uint64(rev.Sub))
-	if len(raw) == 0 {
+	if isTombstone(key, raw) {
 		b = append(b, 't')
 		b = appendBytes(b, fieldKey, userKey(key))
 	}
