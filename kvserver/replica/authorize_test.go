@@ -43,7 +43,7 @@ func TestOnlyMembersAreAuthorized(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			switch err := c.members[0].authorize(certificate); {
+			switch err := c.members[0].guard.authorize(certificate); {
 			case test.refuse == "" && err != nil:
 				t.Errorf("refused: %v", err)
 			case test.refuse != "" && (err == nil || !strings.Contains(err.Error(), test.refuse)):

@@ -16,32 +16,35 @@ import (
 // others still run: there would be two clusters with the same id.
 var ErrNotAlone = errors.New("other members still run")
 
+// forcer makes a cluster of one from the data of a member.
+type forcer struct{ *local }
+
 // force makes this member the only one, with everything that is in its log:
 // what was acknowledged may be there and nowhere else any more. The others are
 // removed by an entry like any other, which this member alone commits.
-func (r *Replica) force() error {
-	index, term := r.snapshots.position()
-	if err := r.log.fit(index, term); err != nil {
+func (f *forcer) force() error {
+	index, term := f.snapshots.position()
+	if err := f.log.fit(index, term); err != nil {
 		return err
 	}
-	last, err := r.log.LastIndex()
+	last, err := f.log.LastIndex()
 	if err != nil {
 		return fmt.Errorf("read the raft log: %w", err)
 	}
 	last = max(last, index)
-	configuration, err := r.latestConfiguration(last)
+	configuration, err := f.latestConfiguration(last)
 	if err != nil {
 		return err
 	}
-	self, found := find(configuration.Servers, r.Member())
+	self, found := find(configuration.Servers, f.Member())
 	if !found {
 		return fmt.Errorf("%w; its data cannot become a cluster of its own under the old id: restore a snapshot with --restore-snapshot instead", peerport.ErrRemoved)
 	}
 	if len(configuration.Servers) == 1 && self.Suffrage == raft.Voter {
-		r.logger.Warn("--force-new-cluster: this member is the only one already; start it without the flag from now on")
+		f.logger.Warn("--force-new-cluster: this member is the only one already; start it without the flag from now on")
 		return nil
 	}
-	if err := r.othersAreGone(configuration); err != nil {
+	if err := f.othersAreGone(configuration); err != nil {
 		return err
 	}
 	at, err := placeOf(self.Address)
@@ -49,20 +52,20 @@ func (r *Replica) force() error {
 		return err
 	}
 	alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: self.ID, Address: place{peerURLs: at.peerURLs}.address()}}}
-	if term, err = r.log.GetUint64(raftTermKey); err != nil {
+	if term, err = f.log.GetUint64(raftTermKey); err != nil {
 		return fmt.Errorf("read the raft log: %w", err)
 	}
-	if err := r.log.StoreLog(&raft.Log{Index: last + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(alone)}); err != nil {
+	if err := f.log.StoreLog(&raft.Log{Index: last + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(alone)}); err != nil {
 		return fmt.Errorf("--force-new-cluster: %w", err)
 	}
-	r.logger.Warn("--force-new-cluster: every other member is removed for good; start this one without the flag from now on, and add new members", "members", len(configuration.Servers), "index", last+1)
+	f.logger.Warn("--force-new-cluster: every other member is removed for good; start this one without the flag from now on, and add new members", "members", len(configuration.Servers), "index", last+1)
 	return nil
 }
 
 // latestConfiguration is that of the last membership entry up to last, which
 // need not have been committed.
-func (r *Replica) latestConfiguration(last uint64) (raft.Configuration, error) {
-	snapshots, err := r.snapshots.List()
+func (f *forcer) latestConfiguration(last uint64) (raft.Configuration, error) {
+	snapshots, err := f.snapshots.List()
 	if err != nil {
 		return raft.Configuration{}, err
 	}
@@ -73,7 +76,7 @@ func (r *Replica) latestConfiguration(last uint64) (raft.Configuration, error) {
 	}
 	for index := last; index > first; index-- {
 		var entry raft.Log
-		if err := r.log.GetLog(index, &entry); err != nil {
+		if err := f.log.GetLog(index, &entry); err != nil {
 			return latest, fmt.Errorf("read the raft log: %w", err)
 		}
 		if entry.Type == raft.LogConfiguration {
@@ -83,13 +86,13 @@ func (r *Replica) latestConfiguration(last uint64) (raft.Configuration, error) {
 	return latest, nil
 }
 
-func (r *Replica) othersAreGone(configuration raft.Configuration) error {
-	ctx, cancel := context.WithTimeout(r.ctx, askTimeout)
+func (f *forcer) othersAreGone(configuration raft.Configuration) error {
+	ctx, cancel := context.WithTimeout(f.ctx, askTimeout)
 	defer cancel()
-	others := slices.DeleteFunc(slices.Clone(configuration.Servers), func(s raft.Server) bool { return s.ID == serverID(r.Member()) })
+	others := slices.DeleteFunc(slices.Clone(configuration.Servers), func(s raft.Server) bool { return s.ID == serverID(f.Member()) })
 	answers := make(chan error, len(others))
 	for _, server := range others {
-		go func() { answers <- r.isGone(ctx, server) }()
+		go func() { answers <- f.isGone(ctx, server) }()
 	}
 	var errs []error
 	for range others {
@@ -98,7 +101,7 @@ func (r *Replica) othersAreGone(configuration raft.Configuration) error {
 	return errors.Join(errs...)
 }
 
-func (r *Replica) isGone(ctx context.Context, server raft.Server) error {
+func (f *forcer) isGone(ctx context.Context, server raft.Server) error {
 	member, err := memberID(server.ID)
 	if err != nil {
 		return err
@@ -107,7 +110,7 @@ func (r *Replica) isGone(ctx context.Context, server raft.Server) error {
 	if err != nil {
 		return err
 	}
-	client, err := r.peers.client(member, at.peerURLs)
+	client, err := f.peers.client(member, at.peerURLs)
 	if err != nil {
 		return err
 	}

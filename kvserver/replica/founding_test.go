@@ -165,7 +165,7 @@ func TestFoundingIsCompleted(t *testing.T) {
 
 func foundPartly(t *testing.T, config Config, upTo int) {
 	t.Helper()
-	r := &Replica{config: config, logger: config.Logger, failed: make(chan error, 1)}
+	r := &local{config: config, logger: config.Logger, failed: make(chan error, 1)}
 	var err error
 	if err = os.MkdirAll(config.Dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -2,8 +2,10 @@ package replica
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"muster/kvserver/machine"
@@ -11,12 +13,20 @@ import (
 	"muster/kvserver/replica/peerpb"
 )
 
-func (r *Replica) isRemoved(member uint64) bool {
-	_, found := slices.BinarySearch(r.machine.Membership().Removed(), member)
+// guard knows who belongs to the cluster: it admits members on the peer port,
+// cuts off who was removed, and ends this member when it is one of those.
+type guard struct {
+	*local
+	removal sync.Once
+	cutOff  int // how many removed members are, or will soon be
+}
+
+func (g *guard) isRemoved(member uint64) bool {
+	_, found := slices.BinarySearch(g.machine.Membership().Removed(), member)
 	return found
 }
 
-func (r *Replica) removedError() error { return removedError(r.config.Dir, r.identity.Member) }
+func (g *guard) removedError() error { return removedError(g.config.Dir, g.identity.Member) }
 
 func removedError(dir string, member ID) error {
 	return fmt.Errorf("%w: member %s does not start again with the data in %s; to use this machine in the cluster, remove that directory, add a new member with `etcdctl member add`, and start it with --initial-cluster-state existing", peerport.ErrRemoved, member, dir)
@@ -24,62 +34,52 @@ func removedError(dir string, member ID) error {
 
 // membersChanged follows the member list: those who were removed are cut off,
 // and this member stops when it is one of them.
-func (r *Replica) membersChanged() {
-	if !r.identity.Founded && len(r.machine.Members()) > 0 {
+func (g *guard) membersChanged() {
+	if !g.identity.Founded && len(g.machine.Members()) > 0 {
 		// From here on there is something to lose.
-		r.mark(func(i *Identity) { i.Founded = true })
+		g.mark(func(i *Identity) { i.Founded = true })
 	}
-	if r.isRemoved(r.Member()) {
-		r.leave()
+	if g.isRemoved(g.Member()) {
+		g.leave()
 	}
-	removed := r.machine.Membership().Removed()
-	if len(removed) == r.cutOff {
+	removed := g.machine.Membership().Removed()
+	if len(removed) == g.cutOff {
 		return
 	}
-	r.cutOff = len(removed)
+	g.cutOff = len(removed)
 	// A moment later: one of them may have asked for it and wait for the answer.
 	time.AfterFunc(removalGrace, func() {
 		for _, member := range removed {
-			r.port.Expel(member)
-			r.peers.forget(member)
+			g.port.Expel(member)
+			g.peers.forget(member)
 		}
 	})
 }
 
-// mark changes what the data directory says of itself.
-func (r *Replica) mark(change func(*Identity)) {
-	r.marking.Lock()
-	defer r.marking.Unlock()
-	change(&r.identity)
-	if err := r.identity.save(r.config.Dir); err != nil {
-		r.fail(err)
-	}
-}
-
 // leave stops this member, which is none any more, after a moment.
-func (r *Replica) leave() {
-	r.removal.Do(func() {
-		err := r.removedError()
-		r.logger.Error("stopping", "error", err)
-		r.mark(func(i *Identity) { i.Removed = true })
-		time.AfterFunc(removalGrace, func() { r.fail(err) })
+func (g *guard) leave() {
+	g.removal.Do(func() {
+		err := g.removedError()
+		g.logger.Error("stopping", "error", err)
+		g.mark(func(i *Identity) { i.Removed = true })
+		time.AfterFunc(removalGrace, func() { g.fail(err) })
 	})
 }
 
 // askWhetherRemoved asks the other members for a sign of life while there is
 // no leader: one who was removed while it was down is told so by whoever it
 // connects to.
-func (r *Replica) askWhetherRemoved(ctx context.Context) {
-	for tick(ctx, 2*r.config.ElectionTimeout) {
-		if r.leadership.current() != 0 {
+func (g *guard) askWhetherRemoved(ctx context.Context) {
+	for tick(ctx, 2*g.config.ElectionTimeout) {
+		if g.leadership.current() != 0 {
 			continue
 		}
-		for _, member := range r.machine.Members() {
-			if member.ID == r.Member() {
+		for _, member := range g.machine.Members() {
+			if member.ID == g.Member() {
 				continue
 			}
-			if client, err := r.peers.client(member.ID, member.PeerURLs); err == nil {
-				attempt, cancel := context.WithTimeout(ctx, r.config.ElectionTimeout)
+			if client, err := g.peers.client(member.ID, member.PeerURLs); err == nil {
+				attempt, cancel := context.WithTimeout(ctx, g.config.ElectionTimeout)
 				_, _ = client.Term(attempt, &peerpb.TermRequest{}) // to connect is what matters
 				cancel()
 			}
@@ -89,22 +89,36 @@ func (r *Replica) askWhetherRemoved(ctx context.Context) {
 
 // knownMembers are the members, or while this member does not know them those
 // it is to found the cluster with, or to join.
-func (r *Replica) knownMembers() []machine.Member {
-	if members := r.machine.Members(); len(members) > 0 {
+func (g *guard) knownMembers() []machine.Member {
+	if members := g.machine.Members(); len(members) > 0 {
 		return members
 	}
 	var members []machine.Member
-	for _, peer := range r.config.Cluster.Peers {
+	for _, peer := range g.config.Cluster.Peers {
 		members = append(members, machine.Member{ID: peer.ID, Name: peer.Name, PeerURLs: peer.PeerURLs})
 	}
 	return members
 }
 
-func (r *Replica) hasOtherVoters() bool {
-	voters, err := r.voters()
-	if err != nil {
-		return false
+// authorize admits the certificates of members: those usable by a server, in
+// the name of a member or for the host of one of its peer URLs.
+func (g *guard) authorize(certificate *x509.Certificate) error {
+	serves := false
+	for _, usage := range certificate.ExtKeyUsage {
+		serves = serves || usage == x509.ExtKeyUsageServerAuth || usage == x509.ExtKeyUsageAny
 	}
-	_, self := voters[r.Member()]
-	return len(voters) > 1 && self
+	if !serves {
+		return fmt.Errorf("the certificate of %q is a client's, not a peer's", certificate.Subject.CommonName)
+	}
+	for _, member := range g.knownMembers() {
+		if member.Name != "" && member.Name == certificate.Subject.CommonName {
+			return nil
+		}
+		for _, peerURL := range member.PeerURLs {
+			if certificate.VerifyHostname(hostOf(peerURL)) == nil {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("the certificate of %q belongs to no member of this cluster", certificate.Subject.CommonName)
 }

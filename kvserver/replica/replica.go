@@ -16,17 +16,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"go.etcd.io/etcd/pkg/v3/idutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/membershippb"
 
 	"muster/kvserver/machine"
 	"muster/kvserver/membership"
@@ -122,40 +118,19 @@ type Restore struct {
 
 // Replica is a running member.
 type Replica struct {
-	config   Config
-	identity Identity
-	logger   *slog.Logger
+	*local
+	*engine
+	*submitter
 
-	machine    *machine.Machine
-	log        *durableLog
-	snapshots  *snapshots
-	port       *peerport.Port
-	transport  *transport
-	server     *grpc.Server
-	peers      *peers
-	leadership *leadership
-	progress   *progress
-	waiters    *waiters
-	proposer   *proposer
-	reader     *reader
-	pusher     *pusher
-	members    *reconfigurer
-	joining    *grpc.Server
-	ids        *idutil.Generator
+	server, joining *grpc.Server
+	guard           *guard
+	reader          *reader
+	pusher          *pusher
+	members         *reconfigurer
 
-	raft     atomic.Pointer[raft.Raft]
-	replace  chan struct{} // asks for a new raft instance
-	swapping sync.Mutex    // held while raft is replaced, and while it is stopped for good
-	closing  sync.Once
-	closed   error
-	failed   chan error
-	ctx      context.Context
-	stop     context.CancelFunc
-	tasks    sync.WaitGroup
-	ready    chan struct{}
-	removal  sync.Once
-	marking  sync.Mutex // held while the identity is changed
-	cutOff   int        // how many removed members are, or will soon be
+	closing sync.Once
+	closed  error
+	ready   chan struct{}
 }
 
 // removalGrace is how long a removed member goes on, so that the client who
@@ -174,19 +149,20 @@ func Start(config Config) (*Replica, error) {
 	if config.SlowApply == 0 {
 		config.SlowApply = 100 * time.Millisecond
 	}
+	own := &local{config: config, logger: config.Logger, failed: make(chan error, 1), waiters: newWaiters()}
+	own.ctx, own.stop = context.WithCancel(context.Background())
+	own.progress = &progress{stopped: own.ctx.Done()}
+	guard := &guard{local: own}
 	r := &Replica{
-		config:  config,
-		logger:  config.Logger,
-		failed:  make(chan error, 1),
-		ready:   make(chan struct{}),
-		replace: make(chan struct{}, 1),
-		waiters: newWaiters(),
+		local:  own,
+		engine: &engine{local: own, replace: make(chan struct{}, 1), membersChanged: guard.membersChanged},
+		guard:  guard,
+		ready:  make(chan struct{}),
 	}
-	r.ctx, r.stop = context.WithCancel(context.Background())
-	r.progress = &progress{stopped: r.ctx.Done()}
 	if err := r.open(); err != nil {
 		r.stop()
-		return nil, errors.Join(err, r.closeStores())
+		r.stopServers()
+		return nil, errors.Join(err, own.close())
 	}
 	r.launch()
 	return r, nil
@@ -204,7 +180,6 @@ func (r *Replica) open() error {
 	r.identity = identity
 	r.leadership = newLeadership(r.Member())
 	r.leadership.onNew = r.config.Metrics.LeaderChanges.Inc
-	r.ids = idutil.NewGenerator(uint16(r.Member()&0xffff), time.Now()) //nolint:gosec // the low bits are wanted
 	if r.machine, err = machine.Open(filepath.Join(r.config.Dir, "kv"), machine.Options{Logger: r.logger, OnFatal: r.fail, Operations: r.config.Metrics.Operations}); err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
@@ -232,15 +207,15 @@ func (r *Replica) open() error {
 	if r.port, err = peerport.Listen(r.config.PeerListen, peerport.Config{
 		Cluster: uint64(r.identity.Cluster), Member: r.Member(),
 		ServerTLS: r.config.ServerTLS, ClientTLS: r.config.ClientTLS, CheckAddress: r.config.CheckAddress,
-		Authorize: r.authorize, Removed: r.isRemoved, OnRemoved: r.leave, Traffic: r.config.Metrics.Peers.Traffic, Sockets: r.config.Sockets, Logger: r.logger,
+		Authorize: r.guard.authorize, Removed: r.guard.isRemoved, OnRemoved: r.guard.leave, Traffic: r.config.Metrics.Peers.Traffic, Sockets: r.config.Sockets, Logger: r.logger,
 	}); err != nil {
 		return err
 	}
 	r.transport = newTransport(r.port, r.Member(), hashicorpLogger("raft-net", r.logger), r.stalled)
 	r.transport.metrics = r.config.Metrics
 	r.peers = newPeers(r.port)
-	if r.isRemoved(r.Member()) {
-		return r.removedError()
+	if r.guard.isRemoved(r.Member()) {
+		return r.guard.removedError()
 	}
 	// Before the founding, so that those who found with this member are told
 	// that it is as new as they are.
@@ -252,7 +227,7 @@ func (r *Replica) open() error {
 		return err
 	}
 	if r.config.ForceNewCluster {
-		if err := r.force(); err != nil {
+		if err := (&forcer{r.local}).force(); err != nil {
 			return err
 		}
 	}
@@ -265,10 +240,14 @@ func (r *Replica) open() error {
 // wire connects the parts that work in the background.
 func (r *Replica) wire() {
 	r.pusher = &pusher{self: r.Member(), transport: r.transport, leadership: r.leadership, locate: r.locate, ctx: r.ctx, pending: map[uint64]uint64{}}
-	r.proposer = newProposer(&proposer{
+	proposer := newProposer(&proposer{
 		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
 		locate: r.locate, push: r.pusher.push, metrics: r.config.Metrics,
 	})
+	r.submitter = &submitter{
+		local: r.local, proposer: proposer,
+		ids: idutil.NewGenerator(uint16(r.Member()&0xffff), time.Now()), //nolint:gosec // the low bits are wanted
+	}
 	r.members = &reconfigurer{
 		self: r.Member(), strict: r.config.StrictReconfig, learners: r.config.MaxLearners,
 		raft: r.currentRaft, machine: r.machine, leadership: r.leadership, leading: r.Leading,
@@ -291,22 +270,15 @@ func (r *Replica) wire() {
 // launch starts the background work.
 func (r *Replica) launch() {
 	prober := &prober{self: r.Member(), members: r.machine.Members, peers: r.peers, metrics: &r.config.Metrics.Peers}
-	for _, task := range []func(context.Context){prober.run, r.proposer.run, r.reader.run, r.keepSnapshots, r.scrub, r.announce, r.watchLog, r.replaceOnDemand, r.members.admitVoters, r.askWhetherRemoved} {
-		r.tasks.Add(1)
-		go func() {
-			defer r.tasks.Done()
-			task(r.ctx)
-		}()
+	upkeep := &upkeep{r.engine}
+	announcer := &announcer{r}
+	for _, task := range []func(context.Context){
+		r.proposer.run, r.reader.run, r.members.admitVoters, announcer.run, r.replaceOnDemand, prober.run,
+		upkeep.keepSnapshots, upkeep.scrub, upkeep.watchLog, r.guard.askWhetherRemoved,
+	} {
+		r.do(task)
 	}
 	r.serve(r.server, peerport.RPC)
-}
-
-func (r *Replica) serve(server *grpc.Server, protocol peerport.Protocol) {
-	go func() {
-		if err := server.Serve(r.port.Listener(protocol)); err != nil && r.ctx.Err() == nil {
-			r.fail(fmt.Errorf("serve %s: %w", protocol, err))
-		}
-	}()
 }
 
 // Reconfigure changes the members and returns what they are then, once this
@@ -327,61 +299,14 @@ func (r *Replica) MoveLeader(ctx context.Context, to uint64) error {
 // this member. It fills in the ID of the request's header. An error leaves the outcome
 // unknown, except ErrTooManyRequests.
 func (r *Replica) Propose(ctx context.Context, request *pb.InternalRaftRequest) (Outcome, error) {
-	return r.propose(ctx, 0, request)
+	return r.submit(ctx, 0, request)
 }
 
 // ProposeLeading is Propose for what only the leader of the term may ask: the
 // request is appended while this member leads the term, or not at all. The
 // error is ErrNotLeading when it was certainly not appended.
 func (r *Replica) ProposeLeading(ctx context.Context, term uint64, request *pb.InternalRaftRequest) (Outcome, error) {
-	return r.propose(ctx, term, request)
-}
-
-func (r *Replica) propose(ctx context.Context, onlyTerm uint64, request *pb.InternalRaftRequest) (_ Outcome, err error) {
-	r.config.Metrics.ProposalsPending.Inc()
-	defer func() {
-		r.config.Metrics.ProposalsPending.Dec()
-		if err != nil {
-			r.config.Metrics.ProposalsFailed.Inc()
-		}
-	}()
-	id := r.ids.Next()
-	request.Header = &pb.RequestHeader{
-		ID:           id,
-		Username:     request.GetHeader().GetUsername(),
-		AuthRevision: request.GetHeader().GetAuthRevision(),
-	}
-	encoded, err := proto.Marshal(request)
-	if err != nil {
-		return Outcome{}, fmt.Errorf("encode a request: %w", err)
-	}
-	applied := r.waiters.register(id)
-	defer r.waiters.forget(id)
-	turnedAway := make(chan struct{}, 1)
-	settled := func(err error) {
-		var unknown unknownOutcome
-		switch {
-		case errors.As(err, &unknown):
-			r.waiters.doubt(id, unknown.term)
-		case errors.Is(err, errNotLeader):
-			turnedAway <- struct{}{}
-		}
-	}
-	if err := r.proposer.add(proposal{
-		abandoned: ctx.Done(), request: encoded, origin: r.Member(), onlyTerm: onlyTerm, settled: settled,
-	}); err != nil {
-		return Outcome{}, err
-	}
-	select {
-	case outcome := <-applied:
-		return outcome, nil
-	case <-turnedAway:
-		return Outcome{}, ErrNotLeading
-	case <-ctx.Done():
-		return Outcome{}, timeoutOf(ctx)
-	case <-r.ctx.Done():
-		return Outcome{}, ErrStopped
-	}
+	return r.submit(ctx, term, request)
 }
 
 // Leading returns the term this member leads, once it has applied an entry of
@@ -446,12 +371,6 @@ func (r *Replica) NextID() uint64 { return r.ids.Next() }
 // Machine is the state machine; reading it directly is serializable only.
 func (r *Replica) Machine() *machine.Machine { return r.machine }
 
-// Member is this member's id.
-func (r *Replica) Member() uint64 { return uint64(r.identity.Member) }
-
-// Cluster is the cluster's id.
-func (r *Replica) Cluster() uint64 { return uint64(r.identity.Cluster) }
-
 // Ready is closed once this member has announced itself to a leader and has
 // caught up with everything committed before that.
 func (r *Replica) Ready() <-chan struct{} { return r.ready }
@@ -464,114 +383,26 @@ func (r *Replica) Failed() <-chan error { return r.failed }
 // log write it stops answering but leaves the files open, since raft never
 // returns from that; the process has to end.
 func (r *Replica) Close() error {
-	r.closing.Do(func() { r.closed = r.close() })
+	r.closing.Do(func() {
+		r.closed = r.shutDown()
+		r.stopServers()
+		if errors.Is(r.closed, errLogFailed) {
+			r.closed = errors.Join(r.closed, r.peers.close(), r.transport.shut(), r.port.Close())
+			return
+		}
+		r.tasks.Wait()
+		r.pusher.running.Wait()
+		r.closed = errors.Join(r.closed, r.local.close())
+	})
 	return r.closed
 }
 
-func (r *Replica) close() error {
-	if r.ctx.Err() == nil && r.leadership.current() == r.Member() && r.hasOtherVoters() {
-		if err := r.currentRaft().LeadershipTransfer().Error(); err != nil {
-			r.logger.Info("could not hand leadership on before stopping", "error", err)
+func (r *Replica) stopServers() {
+	for _, server := range []*grpc.Server{r.server, r.joining} {
+		if server != nil {
+			server.Stop()
 		}
 	}
-	r.stop()
-	if r.log.failed.Load() {
-		r.currentRaft().Shutdown()
-		r.server.Stop()
-		r.joining.Stop()
-		return errors.Join(errLogFailed, r.peers.close(), r.transport.shut(), r.port.Close())
-	}
-	r.swapping.Lock()
-	err := r.currentRaft().Shutdown().Error()
-	r.swapping.Unlock()
-	r.server.Stop()
-	r.tasks.Wait()
-	r.pusher.running.Wait()
-	return errors.Join(err, r.closeStores())
-}
-
-func (r *Replica) closeStores() error {
-	var errs []error
-	if r.peers != nil {
-		errs = append(errs, r.peers.close())
-	}
-	if r.joining != nil {
-		r.joining.Stop()
-	}
-	if r.transport != nil {
-		errs = append(errs, r.transport.shut())
-	}
-	if r.port != nil {
-		errs = append(errs, r.port.Close())
-	}
-	if r.log != nil {
-		errs = append(errs, r.log.Close())
-	}
-	if r.machine != nil {
-		errs = append(errs, r.machine.Close())
-	}
-	return errors.Join(errs...)
-}
-
-func (r *Replica) fail(err error) {
-	select {
-	case r.failed <- err:
-	default:
-	}
-	r.stop()
-}
-
-func (r *Replica) stalled() bool {
-	return r.log.stalled(time.Now()) > r.config.ElectionTimeout
-}
-
-// announce publishes this member's name and client URLs and then waits until
-// it has caught up.
-func (r *Replica) announce(ctx context.Context) {
-	for ctx.Err() == nil {
-		attempt, cancel := context.WithTimeout(ctx, 5*r.config.ElectionTimeout)
-		outcome, err := r.Propose(attempt, &pb.InternalRaftRequest{ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{
-			Member_ID:        r.Member(),
-			MemberAttributes: &membershippb.Attributes{Name: r.config.Self.Name, ClientUrls: r.config.ClientURLs},
-		}})
-		if err == nil {
-			err = outcome.Err
-		}
-		if err == nil {
-			err = r.Linearize(attempt)
-		}
-		cancel()
-		if err == nil {
-			close(r.ready)
-			return
-		}
-		if ctx.Err() == nil {
-			r.logger.Info("waiting for a quorum", "error", err)
-		}
-	}
-}
-
-// authorize admits the certificates of members: those usable by a server, in
-// the name of a member or for the host of one of its peer URLs.
-func (r *Replica) authorize(certificate *x509.Certificate) error {
-	serves := false
-	for _, usage := range certificate.ExtKeyUsage {
-		serves = serves || usage == x509.ExtKeyUsageServerAuth || usage == x509.ExtKeyUsageAny
-	}
-	if !serves {
-		return fmt.Errorf("the certificate of %q is a client's, not a peer's", certificate.Subject.CommonName)
-	}
-	for _, member := range r.knownMembers() {
-		if member.Name != "" && member.Name == certificate.Subject.CommonName {
-			return nil
-		}
-		for _, peerURL := range member.PeerURLs {
-			if certificate.VerifyHostname(hostOf(peerURL)) == nil {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("the certificate of %q belongs to no member of this cluster", certificate.Subject.CommonName)
 }
 
 // LogEntries is how many entries of the raft log are kept.

@@ -23,29 +23,32 @@ const (
 	scrubKeys      = 2000
 )
 
+// upkeep is what has to be done from time to time.
+type upkeep struct{ *engine }
+
 // keepSnapshots takes a snapshot whenever the log has grown enough since the
 // last one.
-func (r *Replica) keepSnapshots(ctx context.Context) {
+func (u *upkeep) keepSnapshots(ctx context.Context) {
 	var bytesAt uint64
 	for tick(ctx, upkeepInterval) {
-		recorded := r.snapshots.index()
-		last := r.currentRaft().LastIndex()
+		recorded := u.snapshots.index()
+		last := u.currentRaft().LastIndex()
 		entries := last - min(last, recorded)
-		grown := r.log.bytesWritten() - bytesAt
-		if entries < r.config.SnapshotEntries && grown < r.config.SnapshotBytes {
+		grown := u.log.bytesWritten() - bytesAt
+		if entries < u.config.SnapshotEntries && grown < u.config.SnapshotBytes {
 			continue
 		}
 		bytesAt += grown
-		if err := r.takeSnapshot(entries, grown); err != nil && ctx.Err() == nil {
-			r.logger.Warn("could not take a snapshot; the raft log keeps growing", "error", err)
+		if err := u.takeSnapshot(entries, grown); err != nil && ctx.Err() == nil {
+			u.logger.Warn("could not take a snapshot; the raft log keeps growing", "error", err)
 		}
 	}
 }
 
-func (r *Replica) takeSnapshot(entries, grown uint64) error {
-	instance := r.currentRaft()
+func (u *upkeep) takeSnapshot(entries, grown uint64) error {
+	instance := u.currentRaft()
 	settings := instance.ReloadableConfig()
-	settings.TrailingLogs = trailing(r.config.TrailingEntries, entries, grown)
+	settings.TrailingLogs = trailing(u.config.TrailingEntries, entries, grown)
 	if err := instance.ReloadConfig(settings); err != nil {
 		return fmt.Errorf("set how much log is kept: %w", err)
 	}
@@ -64,13 +67,13 @@ func trailing(most, entries, grown uint64) uint64 {
 }
 
 // scrub removes what compaction has made unreachable, a little at a time.
-func (r *Replica) scrub(ctx context.Context) {
+func (u *upkeep) scrub(ctx context.Context) {
 	for tick(ctx, upkeepInterval) {
 		for done := false; !done && ctx.Err() == nil; {
 			var err error
-			if done, err = r.machine.Space().ScrubStep(ctx, scrubKeys); err != nil {
+			if done, err = u.machine.Space().ScrubStep(ctx, scrubKeys); err != nil {
 				if ctx.Err() == nil {
-					r.fail(fmt.Errorf("remove compacted history: %w", err))
+					u.fail(fmt.Errorf("remove compacted history: %w", err))
 				}
 				return
 			}
@@ -80,12 +83,12 @@ func (r *Replica) scrub(ctx context.Context) {
 
 // watchLog says once per incident that the disk hangs; the transport stops
 // acting as leader meanwhile.
-func (r *Replica) watchLog(ctx context.Context) {
+func (u *upkeep) watchLog(ctx context.Context) {
 	reported := false
 	for tick(ctx, upkeepInterval) {
-		stalled := r.stalled()
+		stalled := u.stalled()
 		if stalled && !reported {
-			r.logger.Error("a raft log write hangs; giving way to another leader", "for", r.log.stalled(time.Now()))
+			u.logger.Error("a raft log write hangs; giving way to another leader", "for", u.log.stalled(time.Now()))
 		}
 		reported = stalled
 	}

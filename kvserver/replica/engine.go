@@ -7,6 +7,8 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -14,12 +16,41 @@ import (
 	"muster/kvserver/machine"
 )
 
-func (r *Replica) raftConfig() *raft.Config {
+// engine is the raft instance, which another one on the same log can replace,
+// and what is known of who leads.
+type engine struct {
+	*local
+	raft     atomic.Pointer[raft.Raft]
+	replace  chan struct{} // asks for a new raft instance
+	swapping sync.Mutex    // held while raft is replaced, and while it is stopped for good
+	// membersChanged is called when the member list may have changed.
+	membersChanged func()
+}
+
+// shutDown hands the lead on, if there is somebody, and stops raft. After a
+// failed log write raft never returns; then it is not waited for.
+func (e *engine) shutDown() error {
+	if e.ctx.Err() == nil && e.leadership.current() == e.Member() && e.hasOtherVoters() {
+		if err := e.currentRaft().LeadershipTransfer().Error(); err != nil {
+			e.logger.Info("could not hand leadership on before stopping", "error", err)
+		}
+	}
+	e.stop()
+	if e.log.failed.Load() {
+		e.currentRaft().Shutdown()
+		return errLogFailed
+	}
+	e.swapping.Lock()
+	defer e.swapping.Unlock()
+	return e.currentRaft().Shutdown().Error()
+}
+
+func (e *engine) raftConfig() *raft.Config {
 	config := raft.DefaultConfig()
-	config.LocalID = serverID(r.Member())
-	config.HeartbeatTimeout = r.config.ElectionTimeout
-	config.ElectionTimeout = r.config.ElectionTimeout
-	config.LeaderLeaseTimeout = r.config.ElectionTimeout / 2
+	config.LocalID = serverID(e.Member())
+	config.HeartbeatTimeout = e.config.ElectionTimeout
+	config.ElectionTimeout = e.config.ElectionTimeout
+	config.LeaderLeaseTimeout = e.config.ElectionTimeout / 2
 	// The store is at least as durable as the snapshot record says, and it
 	// keeps its own applied index.
 	config.NoSnapshotRestoreOnStart = true
@@ -27,40 +58,40 @@ func (r *Replica) raftConfig() *raft.Config {
 	// size a thousandfold.
 	config.SnapshotThreshold = math.MaxUint64
 	config.SnapshotInterval = 24 * time.Hour
-	config.TrailingLogs = r.config.TrailingEntries
+	config.TrailingLogs = e.config.TrailingEntries
 	// A removed leader goes on as a follower that nobody talks to until it has
 	// applied its removal; then the member stops.
 	config.ShutdownOnRemove = false
 	config.NoLegacyTelemetry = true
-	config.Logger = hashicorpLogger("raft", r.logger)
+	config.Logger = hashicorpLogger("raft", e.logger)
 	return config
 }
 
 // startRaft makes a raft instance from what is on disk and follows who leads.
-func (r *Replica) startRaft() error {
-	index, term := r.snapshots.position()
-	if err := r.log.fit(index, term); err != nil {
+func (e *engine) startRaft() error {
+	index, term := e.snapshots.position()
+	if err := e.log.fit(index, term); err != nil {
 		return err
 	}
 	machineAdapter := &fsm{
-		machine: r.machine, snapshots: r.snapshots, log: r.log,
-		progress: r.progress, waiters: r.waiters, led: r.leadership.applied,
-		replace: r.askForReplacement, fail: r.fail, membersChanged: r.membersChanged, metrics: r.config.Metrics, slow: r.config.SlowApply, logger: r.logger,
+		machine: e.machine, snapshots: e.snapshots, log: e.log,
+		progress: e.progress, waiters: e.waiters, led: e.leadership.applied,
+		replace: e.askForReplacement, fail: e.fail, membersChanged: e.membersChanged, metrics: e.config.Metrics, slow: e.config.SlowApply, logger: e.logger,
 	}
-	instance, err := newRaft(r.raftConfig(), machineAdapter, r.log, r.snapshots, r.transport)
+	instance, err := newRaft(e.raftConfig(), machineAdapter, e.log, e.snapshots, e.transport)
 	if err != nil {
-		return fmt.Errorf("start raft from %s: %w", r.config.Dir, err)
+		return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
 	}
-	r.raft.Store(instance)
+	e.raft.Store(instance)
 	observations := make(chan raft.Observation, 64)
 	instance.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	}))
-	r.tasks.Add(1)
+	e.tasks.Add(1)
 	go func() {
-		defer r.tasks.Done()
-		r.followLeadership(instance, observations)
+		defer e.tasks.Done()
+		e.followLeadership(instance, observations)
 	}()
 	return nil
 }
@@ -81,13 +112,13 @@ func newRaft(config *raft.Config, machineAdapter raft.FSM, log *durableLog, snap
 // own first entry never reaches the state machine, and a read index is valid
 // only once an entry of the leader's term is applied. It is put again while it
 // does not get through, as during a transfer of leadership that fails.
-func (r *Replica) followLeadership(instance *raft.Raft, observations <-chan raft.Observation) {
-	ticker := time.NewTicker(r.config.ElectionTimeout / 4)
+func (e *engine) followLeadership(instance *raft.Raft, observations <-chan raft.Observation) {
+	ticker := time.NewTicker(e.config.ElectionTimeout / 4)
 	defer ticker.Stop()
 	var claimed time.Time
 	claim := func() {
 		claimed = time.Now()
-		instance.Apply(machine.EncodeBatch(r.Member(), nil), r.config.ElectionTimeout)
+		instance.Apply(machine.EncodeBatch(e.Member(), nil), e.config.ElectionTimeout)
 	}
 	for {
 		_, id := instance.LeaderWithID()
@@ -95,40 +126,40 @@ func (r *Replica) followLeadership(instance *raft.Raft, observations <-chan raft
 		if id == "" || err != nil {
 			leader = 0
 		}
-		r.leadership.set(leader)
+		e.leadership.set(leader)
 		select {
 		case <-observations:
 		case <-ticker.C: // an observation may be dropped
-			if leader == r.Member() && r.leadership.led() != instance.CurrentTerm() && time.Since(claimed) > r.config.ElectionTimeout {
+			if leader == e.Member() && e.leadership.led() != instance.CurrentTerm() && time.Since(claimed) > e.config.ElectionTimeout {
 				claim()
 			}
 		case gained := <-instance.LeaderCh():
 			if gained {
-				r.logger.Info("leading the cluster", "member", r.identity.Member, "term", instance.CurrentTerm())
+				e.logger.Info("leading the cluster", "member", e.identity.Member, "term", instance.CurrentTerm())
 				claim()
 			}
-		case <-r.ctx.Done():
+		case <-e.ctx.Done():
 			return
 		}
-		if r.raft.Load() != instance {
+		if e.raft.Load() != instance {
 			return
 		}
 	}
 }
 
-func (r *Replica) askForReplacement() {
+func (e *engine) askForReplacement() {
 	select {
-	case r.replace <- struct{}{}:
+	case e.replace <- struct{}{}:
 	default:
 	}
 }
 
 // replaceOnDemand restarts raft inside the process when it is asked for.
-func (r *Replica) replaceOnDemand(ctx context.Context) {
+func (e *engine) replaceOnDemand(ctx context.Context) {
 	for {
 		select {
-		case <-r.replace:
-			r.replaceRaft()
+		case <-e.replace:
+			e.replaceRaft()
 		case <-ctx.Done():
 			return
 		}
@@ -136,27 +167,36 @@ func (r *Replica) replaceOnDemand(ctx context.Context) {
 }
 
 // replaceRaft restarts raft on the same log, store and connections.
-func (r *Replica) replaceRaft() {
-	r.swapping.Lock()
-	defer r.swapping.Unlock()
-	if r.ctx.Err() != nil {
+func (e *engine) replaceRaft() {
+	e.swapping.Lock()
+	defer e.swapping.Unlock()
+	if e.ctx.Err() != nil {
 		return
 	}
-	if err := r.currentRaft().Shutdown().Error(); err != nil {
-		r.fail(fmt.Errorf("stop raft after a snapshot: %w", err))
+	if err := e.currentRaft().Shutdown().Error(); err != nil {
+		e.fail(fmt.Errorf("stop raft after a snapshot: %w", err))
 		return
 	}
-	r.logger.Info("restarting raft after a snapshot replaced a diverged log")
-	if err := r.startRaft(); err != nil {
-		r.fail(err)
+	e.logger.Info("restarting raft after a snapshot replaced a diverged log")
+	if err := e.startRaft(); err != nil {
+		e.fail(err)
 	}
 }
 
-func (r *Replica) currentRaft() *raft.Raft { return r.raft.Load() }
+func (e *engine) currentRaft() *raft.Raft { return e.raft.Load() }
+
+func (e *engine) hasOtherVoters() bool {
+	voters, err := e.voters()
+	if err != nil {
+		return false
+	}
+	_, self := voters[e.Member()]
+	return len(voters) > 1 && self
+}
 
 // voters returns where every member is that raft lets vote.
-func (r *Replica) voters() (map[uint64]place, error) {
-	servers, err := serversOf(r.currentRaft())
+func (e *engine) voters() (map[uint64]place, error) {
+	servers, err := serversOf(e.currentRaft())
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +218,7 @@ func (r *Replica) voters() (map[uint64]place, error) {
 
 var errUnknownMember = errors.New("not a member of this cluster")
 
-func (r *Replica) locate(member uint64) (place, error) { return locate(r.currentRaft(), member) }
+func (e *engine) locate(member uint64) (place, error) { return locate(e.currentRaft(), member) }
 
 func locate(instance *raft.Raft, member uint64) (place, error) {
 	servers, err := serversOf(instance)
