@@ -1,6 +1,7 @@
 package difftest
 
 import (
+	"context"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -13,6 +14,19 @@ func ask(method string, request proto.Message) step {
 }
 
 func k(text string) []byte { return []byte(text) }
+
+func deleteAll() *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}}}
+}
+
+// compactNow compacts the current revision, whatever it is by then.
+type compactNow struct{}
+
+func (compactNow) String() string { return "compact the current revision" }
+
+func (compactNow) run(ctx context.Context, p *pair) (answer, error) {
+	return ask("KV.Compact", &pb.CompactionRequest{Revision: p.revision, Physical: true}).run(ctx, p)
+}
 
 // regressions are what random requests have found, each as short as it gets.
 // They run one after the other on the same servers, and leave auth disabled and
@@ -39,6 +53,17 @@ var regressions = []struct {
 		ask("Lease.LeaseGrant", &pb.LeaseGrantRequest{ID: 13, TTL: 200_000}),
 		keepAlive{nobody, []int64{12}},
 		ask("Lease.LeaseLeases", &pb.LeaseLeasesRequest{}),
+	}},
+	{"where the only key was just replaced, the hash is of all that the compaction has left", []step{
+		ask("KV.Put", &pb.PutRequest{Key: k("a"), Value: k("1")}),
+		ask("KV.Put", &pb.PutRequest{Key: k("b"), Value: k("1")}),
+		compactNow{},
+		ask("KV.Txn", &pb.TxnRequest{Success: []*pb.RequestOp{deleteAll(), {Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: k("a")}}}}}),
+		ask("Maintenance.HashKV", &pb.HashKVRequest{}),
+		ask("KV.Txn", &pb.TxnRequest{Success: []*pb.RequestOp{deleteAll(), {Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: k("c")}}}}}),
+		ask("Maintenance.HashKV", &pb.HashKVRequest{}),
+		ask("KV.Put", &pb.PutRequest{Key: k("c")}),
+		ask("Maintenance.HashKV", &pb.HashKVRequest{}),
 	}},
 	{"what the log has of a request may not be too large", []step{
 		ask("KV.Put", &pb.PutRequest{Key: k("large"), Value: make([]byte, 1536*1024-60)}),
@@ -81,7 +106,7 @@ func replaceAndCompact(t *testing.T, client pb.KVClient) {
 		t.Fatal(err)
 	}
 	replaced, err := client.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{
-		{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}}},
+		deleteAll(),
 		{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: k("a"), Value: k("2")}}},
 	}})
 	if err != nil {

@@ -84,19 +84,48 @@ func (v *PinnedView) HashKV(ctx context.Context, rev int64) (KVHash, error) {
 // keptAt is the revision at which a compacted change must be visible to be
 // part of the hash at rev. That is rev itself, unless no key exists there:
 // etcd takes an empty set of changes to keep for none to be left out, and
-// hashes whatever the compaction has left.
+// hashes whatever the compaction has left. A key that was deleted and created
+// again at the very revision does not count for etcd.
 func (v *PinnedView) keptAt(ctx context.Context, rev int64) (int64, error) {
 	compacted := v.head.Compacted
 	if compacted <= 0 || rev == compacted {
 		return rev, nil
 	}
 	exists := false
-	err := v.visit(ctx, []byte{0}, []byte{0}, rev, func([]byte) (bool, error) {
-		exists = true
-		return false, nil
+	created := map[string]bool{} // at the revision: by one transaction
+	err := v.visit(ctx, []byte{0}, []byte{0}, rev, func(raw []byte) (bool, error) {
+		record, err := decodeRecord(raw)
+		exists = record.ModRevision < rev || record.Version > 1
+		created[string(record.Key)] = true
+		return !exists, err
 	})
+	if err == nil && !exists {
+		exists, err = v.createsAnew(ctx, rev, created)
+	}
 	if exists {
 		return rev, err
 	}
 	return compacted, err
+}
+
+// createsAnew tells whether any of the keys that were created at a revision was
+// not deleted there before.
+func (v *PinnedView) createsAnew(ctx context.Context, rev int64, created map[string]bool) (_ bool, err error) {
+	if len(created) == 0 {
+		return false, nil
+	}
+	history, err := v.openHistory(ctx, rev, rev)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = closeIter(history.it, err) }()
+	for {
+		change, ok, err := history.next()
+		if err != nil || !ok {
+			return len(created) > 0, err
+		}
+		if change.kind == kindTombstone {
+			delete(created, string(change.key))
+		}
+	}
 }
