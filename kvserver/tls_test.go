@@ -1,9 +1,16 @@
 package kvserver
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"math/big"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -78,5 +85,90 @@ func TestSecuredMetrics(t *testing.T) {
 			t.Errorf("%s: %v", test.name, err)
 		}
 		transport.CloseIdleConnections()
+	}
+}
+
+// Certificate and revocation list of a running member are replaced: clients
+// that are connected go on, the next one sees the new certificate, and one that
+// was revoked is refused.
+func TestRotationUnderLiveConnections(t *testing.T) {
+	config := single(t)
+	files, clientTLS, _ := certificates(t)
+	dir := t.TempDir()
+	files.CRL = filepath.Join(dir, "crl")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := &x509.Certificate{SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}
+	revoke := func(serials ...*big.Int) {
+		list := &x509.RevocationList{Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}
+		for _, serial := range serials {
+			list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: time.Now()})
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, list, issuer, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(files.CRL, der, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke()
+	config.ClientTLS = files
+	config.ListenClientURLs = []string{"https://127.0.0.1:0"}
+	server := running(t, config)
+	get := func(client person) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := pb.NewKVClient(client.conn).Range(ctx, &pb.RangeRequest{Key: []byte("k")})
+		return err
+	}
+	seen := make(chan *big.Int, 1)
+	connectAnew := func() person {
+		fresh := clientTLS.Clone()
+		fresh.VerifyConnection = func(state tls.ConnectionState) error {
+			select {
+			case seen <- state.PeerCertificates[0].SerialNumber:
+			default:
+			}
+			return nil
+		}
+		return connectTLS(t, server, fresh)
+	}
+	live := connectAnew()
+	if err := get(live); err != nil {
+		t.Fatal(err)
+	}
+	before := <-seen
+
+	renewed, _, _ := certificates(t)
+	for to, from := range map[string]string{files.Cert: renewed.Cert, files.Key: renewed.Key} {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clientTLS.InsecureSkipVerify = true // the renewed one is of another CA
+	if err := get(connectAnew()); err != nil {
+		t.Errorf("after the renewal: %v", err)
+	}
+	if after := <-seen; after.Cmp(before) == 0 {
+		t.Error("the old certificate is still shown")
+	}
+
+	revoke(clientTLS.Certificates[0].Leaf.SerialNumber)
+	if err := get(connectAnew()); err == nil {
+		t.Error("a client whose certificate was revoked is served")
+	}
+	if err := get(live); err != nil {
+		t.Errorf("the client that was connected: %v", err)
+	}
+	revoke()
+	if err := get(connectAnew()); err != nil {
+		t.Errorf("after the revocation was taken back: %v", err)
 	}
 }
