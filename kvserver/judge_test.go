@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"muster/kvserver/etcdsnap"
 	"muster/kvserver/internal/loopback"
 )
 
@@ -62,6 +63,17 @@ func bothSidesWith(t *testing.T, set func(etcd *embed.Config, ours *Config)) (et
 	case <-judge.Server.ReadyNotify():
 	case <-time.After(30 * time.Second):
 		t.Fatal("etcd is not ready")
+	}
+	// It agrees with itself on a version, and migrates its storage, a little later.
+	for deadline := time.After(30 * time.Second); ; {
+		if version := judge.Server.StorageVersion(); version != nil && version.String() == etcdsnap.Version {
+			break
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("etcd has not migrated its storage")
+		}
 	}
 
 	server, err := Start(alike)

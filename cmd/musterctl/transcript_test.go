@@ -139,20 +139,26 @@ func (s *speaker) variable(ctx context.Context, name string) (string, error) {
 	default:
 		return "", nil // the shell's own
 	}
-	for _, endpoint := range s.endpoints {
-		status, err := s.client.Status(ctx, endpoint)
-		if err != nil {
-			return "", err
+	for deadline := time.After(patience); ; {
+		for _, endpoint := range s.endpoints {
+			status, err := s.client.Status(ctx, endpoint)
+			if err != nil {
+				return "", err
+			}
+			leads := status.Leader == status.Header.MemberId
+			switch {
+			case name == "LEADER" && leads, name == "FOLLOWER" && !leads:
+				return fmt.Sprintf("%x", status.Header.MemberId), nil
+			case name == "LEADER_ENDPOINT" && leads, name == "FOLLOWER_ENDPOINT" && !leads:
+				return endpoint, nil
+			}
 		}
-		leads := status.Leader == status.Header.MemberId
-		switch {
-		case name == "LEADER" && leads, name == "FOLLOWER" && !leads:
-			return fmt.Sprintf("%x", status.Header.MemberId), nil
-		case name == "LEADER_ENDPOINT" && leads, name == "FOLLOWER_ENDPOINT" && !leads:
-			return endpoint, nil
+		select {
+		case <-time.After(100 * time.Millisecond): // an election is under way
+		case <-deadline:
+			return "", fmt.Errorf("there is no $%s", name)
 		}
 	}
-	return "", fmt.Errorf("there is no $%s", name)
 }
 
 // passing is what a cluster says whose members have not been connected for long
@@ -163,7 +169,8 @@ var passing = regexp.MustCompile(`etcdserver: (unhealthy cluster|leader changed|
 func (s *speaker) runAgain(ctx context.Context, c command) (answer string, err error) {
 	for deadline := time.After(patience); ; {
 		answer, err = s.run(ctx, c)
-		if err != nil || !passing.MatchString(answer) {
+		moved := !c.fails && strings.Contains(answer, "no leader endpoint given")
+		if err != nil || !moved && !passing.MatchString(answer) {
 			return answer, err
 		}
 		select {
@@ -339,6 +346,9 @@ func founders(peers []string) string {
 	return strings.Join(named, ",")
 }
 
+// storageVersion is what etcd and musterd both tell of their storage.
+const storageVersion = "3.7.0"
+
 func startEtcd(t *testing.T, size int) (endpoints []string) {
 	t.Helper()
 	endpoints, listening := addresses(t, size), addresses(t, size)
@@ -358,6 +368,14 @@ func startEtcd(t *testing.T, size int) (endpoints []string) {
 			}
 			t.Cleanup(etcd.Close)
 			<-etcd.Server.ReadyNotify()
+			// It migrates its own storage when the cluster has agreed on a version.
+			for version := etcd.Server.StorageVersion(); version == nil || version.String() != storageVersion; version = etcd.Server.StorageVersion() {
+				select {
+				case <-time.After(20 * time.Millisecond):
+				case <-t.Context().Done():
+					return t.Context().Err()
+				}
+			}
 			return nil
 		})
 	}
