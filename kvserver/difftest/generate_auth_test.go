@@ -191,6 +191,9 @@ func (g authRequests) request() step {
 		if g.oneIn(12) {
 			r.HashedPassword = g.hashedPassword()
 		}
+		if user == root { // who has to be able to disable auth
+			r.Password, r.Options = "pw root", nil
+		}
 		return g.by("Auth.UserAdd", r)
 	case 2, 3:
 		return g.by("Auth.UserGet", &pb.AuthUserGetRequest{Name: user})
@@ -199,8 +202,8 @@ func (g authRequests) request() step {
 	case 5:
 		return g.by("Auth.UserDelete", &pb.AuthUserDeleteRequest{Name: user})
 	case 6:
-		if user == root && g.auth.enabled {
-			user = "u1" // somebody has to be able to disable auth
+		if user == root {
+			user = "u1"
 		}
 		r := &pb.AuthUserChangePasswordRequest{Name: user, Password: g.password()}
 		if g.oneIn(12) {
