@@ -66,17 +66,21 @@ func trailing(most, entries, grown uint64) uint64 {
 	return max(minTrailing, min(most, trailingBytes*entries/grown))
 }
 
-// scrub removes what compaction has made unreachable, a little at a time.
+// scrub removes what compaction has made unreachable, a little at a time. It
+// rests as long as it works: some steps read the whole store.
 func (u *upkeep) scrub(ctx context.Context) {
-	for tick(ctx, upkeepInterval) {
-		for done := false; !done && ctx.Err() == nil; {
-			var err error
-			if done, err = u.machine.Space().ScrubStep(ctx, scrubKeys); err != nil {
-				if ctx.Err() == nil {
-					u.fail(fmt.Errorf("remove compacted history: %w", err))
-				}
-				return
+	for pause := upkeepInterval; tick(ctx, pause); {
+		begun := time.Now()
+		done, err := u.machine.Space().ScrubStep(ctx, scrubKeys)
+		if err != nil {
+			if ctx.Err() == nil {
+				u.fail(fmt.Errorf("remove compacted history: %w", err))
 			}
+			return
+		}
+		pause = time.Since(begun)
+		if done {
+			pause = max(pause, upkeepInterval)
 		}
 	}
 }
