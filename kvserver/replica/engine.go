@@ -73,6 +73,7 @@ func (e *engine) startRaft() error {
 	if err := e.log.fit(index, term); err != nil {
 		return err
 	}
+	e.log.late.allowed = e.replicatesFirst
 	machineAdapter := &fsm{
 		machine: e.machine, snapshots: e.snapshots, log: e.log,
 		progress: e.progress, waiters: e.waiters, led: e.leadership.applied,
@@ -192,6 +193,17 @@ func (e *engine) hasOtherVoters() bool {
 	}
 	_, self := voters[e.Member()]
 	return len(voters) > 1 && self
+}
+
+// replicatesFirst tells whether what this member appends now reaches no quorum
+// without a follower.
+func (e *engine) replicatesFirst() bool {
+	instance := e.currentRaft()
+	if instance == nil || instance.State() != raft.Leader {
+		return false
+	}
+	voters, err := e.voters()
+	return err == nil && len(voters) > 1
 }
 
 // voters returns where every member is that raft lets vote.

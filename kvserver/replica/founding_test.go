@@ -62,7 +62,7 @@ func TestDataDirectoryIsRefused(t *testing.T) {
 			remove(t, config.Dir, "log")
 		}, ErrWiped, "its raft log is gone"},
 		"lost raft log entries": {func(t *testing.T, config *Config) {
-			log, err := openLog(filepath.Join(config.Dir, "log"), hashicorpLogger("log", config.Logger), nil)
+			log, err := openLog(filepath.Join(config.Dir, "log"), nil, hashicorpLogger("log", config.Logger), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +92,7 @@ func TestDataDirectoryIsRefused(t *testing.T) {
 			write(t, filepath.Join(config.Dir, "snapshots", snapshotFile), `{"format": 1, "index": 1000, "term": 2, "applied": 1000}`)
 		}, nil, "the data directory is damaged"},
 		"a gap between snapshot and log": {func(t *testing.T, config *Config) {
-			log, err := openLog(filepath.Join(config.Dir, "log"), hashicorpLogger("log", config.Logger), nil)
+			log, err := openLog(filepath.Join(config.Dir, "log"), nil, hashicorpLogger("log", config.Logger), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,7 +179,7 @@ func foundPartly(t *testing.T, config Config, upTo int) {
 	if r.machine, err = machine.Open(filepath.Join(config.Dir, "kv"), machine.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if r.log, err = openLog(filepath.Join(config.Dir, "log"), hashicorpLogger("log", config.Logger), func(error) {}); err != nil {
+	if r.log, err = openLog(filepath.Join(config.Dir, "log"), nil, hashicorpLogger("log", config.Logger), func(error) {}); err != nil {
 		t.Fatal(err)
 	}
 	if r.snapshots, err = openSnapshots(filepath.Join(config.Dir, "snapshots"), r.machine, config.Logger); err != nil {

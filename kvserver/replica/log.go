@@ -12,6 +12,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 )
 
 // errLogFailed is returned by every write after one write has failed: after a
@@ -19,8 +23,8 @@ import (
 // unknown until the process starts again and reads it.
 var errLogFailed = errors.New("an earlier write to the raft log failed; the member must restart")
 
-// durableLog is raft's log and stable store: a write-ahead log that is synced
-// before StoreLogs returns, since raft counts the leader's own copy at once.
+// durableLog is raft's log and stable store: a write-ahead log. What it holds
+// is synced before it counts; see lateSync.
 //
 // It adds to raft-wal a checksum on every read (raft-wal verifies them at open
 // only), stops for good at the first failed write, and tells how long the
@@ -32,6 +36,7 @@ type durableLog struct {
 	onWrite func(bytes int, took time.Duration)
 	started atomic.Int64 // unix nanoseconds of the write under way, 0 when idle
 	written atomic.Uint64
+	late    lateSync
 }
 
 // entries is what durableLog needs of raft-wal.
@@ -42,19 +47,44 @@ type entries interface {
 	io.Closer
 }
 
-func openLog(dir string, logger hclog.Logger, onFail func(error)) (*durableLog, error) {
-	w, err := wal.Open(dir, wal.WithLogger(logger))
+// openLog opens the log in dir, or makes a new one. A files of nil is the
+// operating system's.
+func openLog(dir string, files types.VFS, logger hclog.Logger, onFail func(error)) (*durableLog, error) {
+	if files == nil {
+		files = fs.New()
+	}
+	if err := syncSegments(dir); err != nil {
+		return nil, err
+	}
+	l := &durableLog{onFail: onFail}
+	w, err := wal.Open(dir, wal.WithLogger(logger),
+		wal.WithSegmentFiler(segment.NewFiler(dir, lateFS{files, &l.late})),
+		wal.WithMetaStore(settledMeta{&metadb.BoltMetaDB{}, &l.late}))
 	if err != nil {
 		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
 	}
-	return &durableLog{entries: w, onFail: onFail}, nil
+	last, err := w.LastIndex()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read the raft log in %s: %w", dir, err), w.Close())
+	}
+	l.entries = w
+	l.late.durable.Store(last)
+	return l, nil
+}
+
+// Close releases the log.
+func (l *durableLog) Close() error {
+	l.late.settle()
+	return l.entries.Close()
 }
 
 // StoreLog implements raft.LogStore.
 func (l *durableLog) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
-// StoreLogs implements raft.LogStore; it returns after the entries are synced.
+// StoreLogs implements raft.LogStore; it returns after the entries are synced,
+// or while they are; see lateSync.
 func (l *durableLog) StoreLogs(logs []*raft.Log) error {
+	l.late.settle()
 	if l.failed.Load() {
 		return errLogFailed
 	}
@@ -64,16 +94,23 @@ func (l *durableLog) StoreLogs(logs []*raft.Log) error {
 	}
 	began := time.Now()
 	l.started.Store(began.UnixNano())
-	err := l.entries.StoreLogs(sealed(logs))
-	l.started.Store(0)
-	if err != nil {
-		return l.fail(fmt.Errorf("write %d raft log entries from index %d: %w", len(logs), logs[0].Index, err))
+	first, last, count := logs[0].Index, logs[len(logs)-1].Index, len(logs)
+	done := func(err error) error {
+		l.started.Store(0)
+		if err != nil {
+			return l.fail(fmt.Errorf("write %d raft log entries from index %d: %w", count, first, err))
+		}
+		l.written.Add(uint64(size))
+		if l.onWrite != nil {
+			l.onWrite(size, time.Since(began))
+		}
+		l.late.durable.Store(last)
+		return nil
 	}
-	l.written.Add(uint64(size))
-	if l.onWrite != nil {
-		l.onWrite(size, time.Since(began))
+	if l.late.mayBeLate(logs) {
+		return l.storeLate(logs, done)
 	}
-	return nil
+	return done(l.entries.StoreLogs(sealed(logs)))
 }
 
 // DeleteRange implements raft.LogStore.
@@ -100,6 +137,7 @@ func (l *durableLog) SetUint64(key []byte, value uint64) error {
 // stable never returns once a write has failed: raft panics when it cannot
 // save its term, and the member is stopping with a readable error already.
 func (l *durableLog) stable(key []byte, write func() error) error {
+	l.late.settle()
 	if !l.failed.Load() {
 		err := write()
 		if err == nil {

@@ -15,7 +15,7 @@ import (
 
 func openTestLog(t *testing.T, dir string) *durableLog {
 	t.Helper()
-	log, err := openLog(dir, hashicorpLogger("log", slog.New(slog.DiscardHandler)), func(error) {})
+	log, err := openLog(dir, nil, hashicorpLogger("log", slog.New(slog.DiscardHandler)), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

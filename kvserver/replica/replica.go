@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft-wal/types"
 	"go.etcd.io/etcd/pkg/v3/idutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -62,6 +63,8 @@ type Config struct {
 	Dir string
 	// LogDir is where the raft log of a new member goes; empty is in Dir.
 	LogDir string
+	// files holds the raft log; nil is the operating system's.
+	files types.VFS
 	// Cluster and Self are the founding members and this one among them.
 	Cluster membership.Cluster
 	Self    membership.Peer
@@ -190,7 +193,7 @@ func (r *Replica) open() error {
 	if err != nil {
 		return err
 	}
-	if r.log, err = openLog(logDir, hashicorpLogger("log", r.logger), r.fail); err != nil {
+	if r.log, err = openLog(logDir, r.config.files, hashicorpLogger("log", r.logger), r.fail); err != nil {
 		return err
 	}
 	r.log.onWrite = func(bytes int, took time.Duration) {
@@ -211,7 +214,7 @@ func (r *Replica) open() error {
 	}); err != nil {
 		return err
 	}
-	r.transport = newTransport(r.port, r.Member(), hashicorpLogger("raft-net", r.logger), r.stalled)
+	r.transport = newTransport(r.port, r.Member(), hashicorpLogger("raft-net", r.logger), r.stalled, r.log.awaitDurable)
 	r.transport.metrics = r.config.Metrics
 	r.peers = newPeers(r.port)
 	if r.guard.isRemoved(r.Member()) {

@@ -163,7 +163,7 @@ func TestMemberThatFellBehindConverges(t *testing.T) {
 // deposed leader might have sent it.
 func addUncommitted(t *testing.T, config Config, index uint64) {
 	t.Helper()
-	log, err := openLog(filepath.Join(config.Dir, "log"), hashicorpLogger("log", config.Logger), func(error) {})
+	log, err := openLog(filepath.Join(config.Dir, "log"), nil, hashicorpLogger("log", config.Logger), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // errStalled is what followers' replication sees on a leader whose disk hangs.
 var errStalled = errors.New("the local raft log write is stalled; not acting as leader")
 
-// transport is raft's network transport with three changes.
+// transport is raft's network transport with four changes.
 //
 // SetHeartbeatHandler is not forwarded: the handler would run on the
 // transport's goroutine and change term and state under raft's main goroutine,
@@ -32,14 +32,18 @@ var errStalled = errors.New("the local raft log write is stalled; not acting as 
 // A member calls itself by its id, not by the address that it listens on. That
 // may be the same for all, as 0.0.0.0:2380 is, and raft takes candidates with
 // the same address for one: it would vote for both of them.
+//
+// A follower's answer is shown to raft only when what it answers for is synced
+// here, too; see lateSync.
 type transport struct {
 	*raft.NetworkTransport
 	self    raft.ServerID
 	stalled func() bool
+	durable func(index uint64) error // returns once the local log has synced up to there
 	metrics *metrics.Replica
 }
 
-func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled func() bool) *transport {
+func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled func() bool, durable func(uint64) error) *transport {
 	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port}
 	return &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -50,6 +54,7 @@ func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled
 		}),
 		self:    serverID(self),
 		stalled: stalled,
+		durable: durable,
 		metrics: metrics.NewReplica(nil),
 	}
 }
@@ -85,7 +90,10 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if member, unnamed := memberID(id); err != nil && unnamed == nil {
 		t.metrics.Peers.Failed(member)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return awaitEntries(args, t.durable)
 }
 
 // AppendEntriesPipeline implements raft.Transport.
@@ -94,7 +102,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return &stallablePipeline{pipeline, t.stalled}, nil
+	return holdPipeline(pipeline, t.stalled, t.durable), nil
 }
 
 // InstallSnapshot implements raft.Transport.
@@ -125,18 +133,6 @@ func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, 
 // TimeoutNow implements raft.Transport.
 func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return t.NetworkTransport.TimeoutNow(id, route(id, target), args, resp)
-}
-
-type stallablePipeline struct {
-	raft.AppendPipeline
-	stalled func() bool
-}
-
-func (p *stallablePipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if p.stalled() {
-		return nil, errStalled
-	}
-	return p.AppendPipeline.AppendEntries(args, resp)
 }
 
 // streamLayer dials raft connections through the peer port.

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -11,23 +12,67 @@ import (
 	"muster/kvserver/peerport"
 )
 
+func openTransport(t *testing.T, member uint64, logger *slog.Logger) *transport {
+	t.Helper()
+	port, err := peerport.Listen([]string{loopback.Address(t)}, peerport.Config{Cluster: 1, Member: member, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
+	t.Cleanup(func() {
+		_ = tr.shut()
+		_ = port.Close()
+	})
+	return tr
+}
+
+// Outside of a pipeline, too, an answer about entries is shown when the leader
+// has them on its own disk, and one about none at once.
+func TestAnswersWaitForTheOwnDisk(t *testing.T) {
+	logger := testLogger(t, "transport")
+	receiver, sender := openTransport(t, 1, logger), openTransport(t, 2, logger)
+	disk := make(chan struct{})
+	sender.durable = func(index uint64) error {
+		if index != 7 {
+			t.Errorf("entry %d is waited for", index)
+		}
+		<-disk
+		return nil
+	}
+	target := place{peerURLs: []string{"http://" + string(receiver.NetworkTransport.LocalAddr())}}.address()
+	send := func(entries ...*raft.Log) <-chan struct{} {
+		return background(func() {
+			request := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, Addr: []byte(sender.LocalAddr())}, Term: 1, Entries: entries}
+			if err := sender.AppendEntries(serverID(1), target, request, &raft.AppendEntriesResponse{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	answer := func() {
+		select {
+		case rpc := <-receiver.Consumer():
+			rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+		case <-time.After(patience):
+			t.Error("nothing arrived")
+		}
+	}
+	sent := send()
+	answer()
+	within(t, "an answer about no entries", sent)
+	sent = send(&raft.Log{Index: 6, Term: 1}, &raft.Log{Index: 7, Term: 1})
+	answer()
+	if isDone(sent) {
+		t.Error("the answer did not wait")
+	}
+	close(disk)
+	within(t, "the answer", sent)
+}
+
 // Heartbeats must reach raft through its main loop: a handler that runs beside
 // it lets a deposed leader stamp entries with another leader's term.
 func TestHeartbeatsGoThroughTheMainLoop(t *testing.T) {
 	logger := testLogger(t, "transport")
-	open := func(member uint64) *transport {
-		port, err := peerport.Listen([]string{loopback.Address(t)}, peerport.Config{Cluster: 1, Member: member, Logger: logger})
-		if err != nil {
-			t.Fatal(err)
-		}
-		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false })
-		t.Cleanup(func() {
-			_ = tr.shut()
-			_ = port.Close()
-		})
-		return tr
-	}
-	receiver, sender := open(1), open(2)
+	receiver, sender := openTransport(t, 1, logger), openTransport(t, 2, logger)
 	beside := make(chan raft.RPC, 1)
 	receiver.SetHeartbeatHandler(func(rpc raft.RPC) {
 		beside <- rpc
@@ -63,7 +108,7 @@ func TestCandidatesAreToldApartByTheirIDs(t *testing.T) {
 	defer port.Close()
 	seen := map[string]bool{}
 	for _, member := range []uint64{1, 2} {
-		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false })
+		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
 		defer tr.shut()
 		seen[string(tr.EncodePeer(serverID(member), tr.LocalAddr()))] = true
 		seen[string(tr.LocalAddr())] = true
