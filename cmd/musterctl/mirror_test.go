@@ -46,11 +46,20 @@ func contents(ctx context.Context, t *testing.T, client *clientv3.Client, prefix
 func TestMakeMirror(t *testing.T) {
 	t.Parallel()
 	etcd, musterd := startEtcd(t, 1)[0], startMusterd(t, 1)[0]
-	for name, way := range map[string]struct{ from, to string }{
-		"musterd to etcd": {musterd, etcd},
-		"etcd to musterd": {etcd, musterd},
+	for name, way := range map[string]struct {
+		from, to string
+		flags    []string
+	}{
+		"musterd to etcd": {musterd, etcd, nil},
+		"etcd to musterd": {etcd, musterd, nil},
+		// All of the history, deletions included, in small transactions.
+		"history of musterd": {musterd, etcd, []string{"--rev", "1", "--max-txn-ops", "7"}},
+		"history of etcd":    {etcd, musterd, []string{"--rev", "1", "--max-txn-ops", "7"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if way.flags != nil && *etcdctl != "" {
+				t.Skip("older ones do not have these flags")
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			from, to := dial(t, way.from), dial(t, way.to)
@@ -64,7 +73,7 @@ func TestMakeMirror(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			stop := mirror(ctx, t, way.from, "make-mirror", "--prefix", "source/", "--dest-prefix", "mirror/", way.to)
+			stop := mirror(ctx, t, way.from, append([]string{"make-mirror", "--prefix", "source/", "--dest-prefix", "mirror/", way.to}, way.flags...)...)
 			awaitSame(ctx, t, from, to)
 			for i := range 100 {
 				key := fmt.Sprintf("source/%04d", i)
