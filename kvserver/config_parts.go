@@ -1,6 +1,7 @@
 package kvserver
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"math"
@@ -25,7 +26,7 @@ import (
 const snapshotBytes = 64 << 20
 
 // discover asks who founds the cluster, unless this member has been founded.
-func (c *Config) discover() error {
+func (c *Config) discover(ctx context.Context) error {
 	if !c.Discovery.Wanted() {
 		return nil
 	}
@@ -36,7 +37,7 @@ func (c *Config) discover() error {
 	if err != nil || known != nil && known.Founded {
 		return err
 	}
-	c.InitialCluster, c.InitialClusterToken, err = c.Discovery.Founders(c.Name, c.InitialAdvertisePeerURLs, c.InitialClusterToken, c.Logger)
+	c.InitialCluster, c.InitialClusterToken, err = c.Discovery.Founders(ctx, c.Name, c.InitialAdvertisePeerURLs, c.InitialClusterToken, c.Logger)
 	return err
 }
 

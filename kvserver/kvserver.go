@@ -64,7 +64,7 @@ func StartContext(start context.Context, config Config) (*Server, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
-	if err := config.discover(); err != nil {
+	if err := config.discover(start); err != nil {
 		return nil, err
 	}
 	replicaConfig, err := config.replica()

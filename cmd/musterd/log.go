@@ -80,6 +80,11 @@ func (o logOptions) open(stdout, stderr io.Writer) (*slog.Logger, func() error, 
 	return slog.New(o.handler(io.MultiWriter(writers...))), closeAll, nil
 }
 
+// onStderr reports whether the log goes to standard error.
+func (o logOptions) onStderr() bool {
+	return slices.Contains(o.outputs, defaultOutput) || slices.Contains(o.outputs, "stderr")
+}
+
 // check refuses what etcd refuses (server/embed/config_logging.go).
 func (o logOptions) check() error {
 	var paths []string

@@ -45,7 +45,7 @@ func exitCode(err error) int {
 	return 1
 }
 
-func run(ctx context.Context, args, environment []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args, environment []string, stdout, stderr io.Writer) (err error) {
 	options, err := parse(args, environment)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -62,6 +62,11 @@ func run(ctx context.Context, args, environment []string, stdout, stderr io.Writ
 		return usageError{err}
 	}
 	defer closeLog() //nolint:errcheck // there is nowhere left to say it
+	defer func() {
+		if err != nil && !options.log.onStderr() { // where main prints it
+			logger.Error("stopped", "error", err)
+		}
+	}()
 	options.config.Logger = logger
 	for _, note := range options.notes {
 		logger.Warn(note)

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -25,7 +28,11 @@ func TestExitCodes(t *testing.T) {
 	if exitCode(err) != 2 {
 		t.Errorf("a mistake on the command line exits with %d (%v)", exitCode(err), err)
 	}
-	err = run(context.Background(), []string{"--data-dir", t.TempDir(), "--initial-cluster-state=existing"}, nil, io.Discard, io.Discard)
+	log := filepath.Join(t.TempDir(), "log")
+	err = run(context.Background(), []string{"--data-dir", t.TempDir(), "--name=", "--log-outputs", log}, nil, io.Discard, io.Discard)
+	if text, readErr := os.ReadFile(log); readErr != nil || !strings.Contains(string(text), "--name is empty") {
+		t.Errorf("the log file has %s (%v)", text, readErr)
+	}
 	if err == nil || exitCode(err) != 1 {
 		t.Errorf("a member that cannot start exits with %d (%v)", exitCode(err), err)
 	}

@@ -3,6 +3,7 @@
 package discovery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,8 +68,8 @@ func (c Config) Check(initialCluster string) error {
 
 // Founders returns the founding members as --initial-cluster has them, and the
 // cluster's token. A discovery service is asked until all have put themselves
-// down.
-func (c Config) Founders(name string, peerURLs []string, token string, logger *slog.Logger) (initialCluster, clusterToken string, err error) {
+// down, or ctx ends.
+func (c Config) Founders(ctx context.Context, name string, peerURLs []string, token string, logger *slog.Logger) (initialCluster, clusterToken string, err error) {
 	if c.Domain != "" {
 		initialCluster, err = c.fromDNS(name, peerURLs, logger)
 		return initialCluster, token, err
@@ -80,11 +81,23 @@ func (c Config) Founders(name string, peerURLs []string, token string, logger *s
 		own[i] = name + "=" + peerURL
 	}
 	logger.Info("waiting for the founding members at the discovery service", "endpoints", service.Endpoints)
-	initialCluster, err = v3discovery.JoinCluster(zap.NewNop(), &service, types.ID(id), strings.Join(own, ","))
-	if err != nil {
-		return "", "", fmt.Errorf("ask the discovery service at %s: %w", strings.Join(service.Endpoints, ","), err)
+	asked := "ask the discovery service at " + strings.Join(service.Endpoints, ",")
+	answered := make(chan error, 1)
+	var founders string
+	go func() { // it cannot be told to stop
+		var err error
+		founders, err = v3discovery.JoinCluster(zap.NewNop(), &service, types.ID(id), strings.Join(own, ","))
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		if err != nil {
+			return "", "", fmt.Errorf("%s: %w", asked, err)
+		}
+		return founders, service.Token, nil
+	case <-ctx.Done():
+		return "", "", fmt.Errorf("%s: %w", asked, ctx.Err())
 	}
-	return initialCluster, service.Token, nil
 }
 
 func (c Config) fromDNS(name string, peerURLs []string, logger *slog.Logger) (string, error) {

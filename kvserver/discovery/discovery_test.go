@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -97,18 +98,34 @@ func TestFoundersFromDNS(t *testing.T) {
 	})
 	logger := slog.New(slog.DiscardHandler)
 	own := []string{"https://m0.example.test:2380"}
-	got, token, err := Config{Domain: "example.test"}.Founders("a", own, "token", logger)
+	got, token, err := Config{Domain: "example.test"}.Founders(t.Context(), "a", own, "token", logger)
 	if err != nil || token != "token" || !strings.Contains(got, "a=https://m0.example.test:2380") || !strings.Contains(got, "0=https://m1.example.test:2381") {
 		t.Errorf("%s, token %s (%v)", got, token, err)
 	}
-	got, _, err = Config{Domain: "example.test", ServiceName: "blue"}.Founders("a", []string{"http://m2.example.test:2382"}, "", logger)
+	got, _, err = Config{Domain: "example.test", ServiceName: "blue"}.Founders(t.Context(), "a", []string{"http://m2.example.test:2382"}, "", logger)
 	if err != nil || got != "a=http://m2.example.test:2382" {
 		t.Errorf("%s (%v)", got, err)
 	}
-	if _, _, err := (Config{Domain: "elsewhere.test"}).Founders("a", []string{"https://m0.example.test:2385"}, "", logger); err == nil || !strings.Contains(err.Error(), `cannot find local etcd member "a" in SRV records`) {
+	if _, _, err := (Config{Domain: "elsewhere.test"}).Founders(t.Context(), "a", []string{"https://m0.example.test:2385"}, "", logger); err == nil || !strings.Contains(err.Error(), `cannot find local etcd member "a" in SRV records`) {
 		t.Errorf("not among them: %v", err)
 	}
-	if _, _, err := (Config{Domain: "example.test", ServiceName: "red"}).Founders("a", own, "", logger); err == nil || !strings.Contains(err.Error(), "--discovery-srv=example.test") {
+	if _, _, err := (Config{Domain: "example.test", ServiceName: "red"}).Founders(t.Context(), "a", own, "", logger); err == nil || !strings.Contains(err.Error(), "--discovery-srv=example.test") {
 		t.Errorf("no records: %v", err)
+	}
+}
+
+// Who waits for others at a discovery service can be stopped.
+func TestWaitingEnds(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	config := Default()
+	config.Service.Endpoints, config.Service.Token = []string{silent.Addr().String()}, "t"
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := config.Founders(ctx, "a", []string{"http://127.0.0.1:1"}, "", slog.New(slog.DiscardHandler)); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }
