@@ -54,13 +54,9 @@ func changeOffline(t *testing.T, dataDir, key, from, to string) {
 // flushed waits until a member has a revision on disk.
 func flushed(t *testing.T, server *Server, rev int64) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for server.replica.Machine().Revision() < rev {
-		if time.Now().After(deadline) {
-			t.Fatalf("a member stays below revision %d", rev)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	within(t, 30*time.Second, fmt.Sprintf("a member reaches revision %d", rev), func() bool {
+		return server.replica.Machine().Revision() >= rev
+	})
 	if err := server.replica.Machine().Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -69,18 +65,29 @@ func flushed(t *testing.T, server *Server, rev int64) {
 // awaitAlarm waits until an alarm is raised, which must be the only one.
 func awaitAlarm(t *testing.T, server *Server) *pb.AlarmMember {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for {
-		if alarms := server.replica.Machine().Alarms(); len(alarms) > 0 {
-			if len(alarms) > 1 {
-				t.Errorf("more than one alarm: %v", alarms)
-			}
-			return alarms[0]
+	var alarms []*pb.AlarmMember
+	within(t, time.Minute, "an alarm is raised", func() bool {
+		alarms = server.replica.Machine().Alarms()
+		return len(alarms) > 0
+	})
+	if len(alarms) > 1 {
+		t.Errorf("more than one alarm: %v", alarms)
+	}
+	return alarms[0]
+}
+
+// within asks again and again until it is so.
+func within(t *testing.T, limit time.Duration, what string, is func() bool) {
+	t.Helper()
+	deadline := time.After(limit)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for !is() {
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("waited %v, but never saw that %s", limit, what)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("no alarm was raised")
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -23,7 +23,7 @@ func TestAlarmsAreEtcds(t *testing.T) {
 			return run(ctx, pb.NewLeaseClient(conn))
 		}}
 	}
-	const get, raise, clear = pb.AlarmRequest_GET, pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE
+	const get, raise, lower = pb.AlarmRequest_GET, pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE
 	const none, noSpace, corrupt = pb.AlarmType_NONE, pb.AlarmType_NOSPACE, pb.AlarmType_CORRUPT
 	everything := func() []call {
 		return []call{
@@ -52,7 +52,7 @@ func TestAlarmsAreEtcds(t *testing.T) {
 		put("before", &pb.PutRequest{Key: k("a"), Value: k("1")}),
 		grant("before: grant", 7, 100),
 		alarm("raise nothing", raise, 5, none),
-		alarm("clear what is not raised", clear, 5, corrupt),
+		alarm("clear what is not raised", lower, 5, corrupt),
 		alarm("raise corrupt", raise, 5, corrupt),
 		alarm("raise it again", raise, 5, corrupt),
 		alarm("all", get, 0, none),
@@ -60,13 +60,13 @@ func TestAlarmsAreEtcds(t *testing.T) {
 		alarm("of the other kind", get, 5, noSpace),
 	}, everything()...)
 	calls = append(calls,
-		alarm("clear another member's", clear, 6, corrupt),
+		alarm("clear another member's", lower, 6, corrupt),
 		put("still corrupt", &pb.PutRequest{Key: k("a")}),
-		alarm("clear", clear, 5, corrupt),
+		alarm("clear", lower, 5, corrupt),
 		alarm("raise no space for the cluster", raise, 0, noSpace),
 	)
 	calls = append(calls, everything()...)
-	calls = append(calls, alarm("clear no space", clear, 0, noSpace), alarm("none is left", get, 0, none))
+	calls = append(calls, alarm("clear no space", lower, 0, noSpace), alarm("none is left", get, 0, none))
 	for _, c := range append(calls, everything()...) {
 		t.Run(c.name, func(t *testing.T) { compareAnswers(t, etcd, ours, c) })
 	}

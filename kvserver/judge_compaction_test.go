@@ -22,17 +22,10 @@ func TestAutomaticCompaction(t *testing.T) {
 		for range 3 {
 			must(t, s, keys.Put, &pb.PutRequest{Key: []byte("a"), Value: []byte("1")})
 		}
-		deadline := time.Now().Add(30 * time.Second)
-		for {
+		within(t, 30*time.Second, s.url+" compacts revision 3", func() bool {
 			_, err := keys.Range(t.Context(), &pb.RangeRequest{Key: []byte("a"), Revision: 3})
-			if status.Code(err) == codes.OutOfRange {
-				break
-			}
-			if err != nil || time.Now().After(deadline) {
-				t.Fatalf("%s: revision 3 was not compacted: %v", s.url, err)
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
+			return status.Code(err) == codes.OutOfRange
+		})
 		if got := must(t, s, keys.Range, &pb.RangeRequest{Key: []byte("a"), Revision: 4}); len(got.Kvs) != 1 || got.Header.Revision != 4 {
 			t.Errorf("%s: at the last revision %v", s.url, got)
 		}
