@@ -103,6 +103,21 @@ func TestMetricsAreEtcds(t *testing.T) {
 			t.Errorf("%s is %v", name, value)
 		}
 	}
+	for _, name := range []string{"etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"} {
+		if count := found[name].GetMetric()[0].GetHistogram().GetSampleCount(); count < 1 {
+			t.Errorf("%s has counted nothing", name)
+		}
+	}
+	for _, name := range []string{"etcd_disk_wal_write_bytes_total", "etcd_mvcc_db_total_size_in_use_in_bytes", "muster_raft_log_entries", "os_fd_used", "etcd_server_has_leader"} {
+		if value := found[name].GetMetric()[0].GetGauge().GetValue(); value < 1 {
+			t.Errorf("%s is %v", name, value)
+		}
+	}
+	for _, name := range []string{"etcd_server_leader_changes_seen_total", "etcd_network_client_grpc_sent_bytes_total", "etcd_network_client_grpc_received_bytes_total"} {
+		if value := found[name].GetMetric()[0].GetCounter().GetValue(); value < 1 {
+			t.Errorf("%s is %v", name, value)
+		}
+	}
 	lint(t, text, fetch(t, etcd.url+"/metrics"))
 }
 
