@@ -389,9 +389,11 @@ func (c *reconfigurer) judgePromoted(ctx context.Context, id uint64, members []m
 	if i < 0 {
 		return ErrMemberNotFound
 	}
-	server, _ := find(servers, id)
-	if applied, ok := c.appliedBy(ctx, server); !ok || float64(applied) < readyPercent*float64(c.raft().CommitIndex()) {
-		return ErrLearnerNotReady
+	if id != c.self {
+		server, _ := find(servers, id)
+		if applied, ok := c.appliedBy(ctx, server); !ok || float64(applied) < readyPercent*float64(c.raft().CommitIndex()) {
+			return ErrLearnerNotReady
+		}
 	}
 	if voting := voters(members); c.strict && started(voting)+1 < quorum(len(voting)+1) {
 		return ErrNotEnoughStarted
