@@ -67,6 +67,21 @@ type slowFile struct {
 
 func (f *slowFile) Sync() error { return errors.Join(f.disk.pass(), f.WritableFile.Sync()) }
 
+// newClusterOnSlowDisks is newCluster with a disk for every member. None is
+// held when the members stop.
+func newClusterOnSlowDisks(t *testing.T, n int) (*testCluster, []*slowDisk) {
+	t.Helper()
+	c := newCluster(t, n)
+	var disks []*slowDisk
+	for _, m := range c.members {
+		disk := newSlowDisk()
+		t.Cleanup(func() { disk.release(nil) })
+		m.config.files = disk
+		disks = append(disks, disk)
+	}
+	return c, disks
+}
+
 // whileHeld is how long something must not happen that a disk holds back.
 const whileHeld = 100 * time.Millisecond
 
@@ -200,20 +215,16 @@ func TestLateSyncFails(t *testing.T) {
 // only when that has them, too.
 func TestLeaderCountsItsOwnCopyWhenSynced(t *testing.T) {
 	for _, members := range []int{1, 3} {
-		disks := map[uint64]*slowDisk{}
-		c := newCluster(t, members, func(config *Config) {
-			config.ElectionTimeout = 2 * time.Second // the leader is to keep its place meanwhile
-		})
+		c, disks := newClusterOnSlowDisks(t, members)
 		for _, m := range c.members {
-			disks[m.config.Self.ID] = newSlowDisk()
-			m.config.files = disks[m.config.Self.ID]
+			m.config.ElectionTimeout = 2 * time.Second // the leader is to keep its place meanwhile
 		}
 		c.startAll()
 		for i := range c.members {
 			c.awaitReady(i)
 		}
 		leader := c.members[c.leader()]
-		disk := disks[leader.config.Self.ID]
+		disk := disks[c.leader()]
 		c.put(c.leader(), "before", "1")
 		before := leader.Status().Committed
 

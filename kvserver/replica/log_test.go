@@ -258,15 +258,22 @@ func TestFailedLogWriteStopsTheMember(t *testing.T) {
 
 // A leader whose log write hangs gives way, and returns as a follower.
 func TestHangingLeaderGivesWay(t *testing.T) {
-	c := startCluster(t, 3)
+	c, disks := newClusterOnSlowDisks(t, 3)
+	c.startAll()
+	for i := range c.members {
+		c.awaitReady(i)
+	}
 	old := c.leader()
-	c.members[old].log.started.Store(time.Now().Add(-time.Hour).UnixNano())
+	disks[old].hold()
+	unknown := background(func() { _ = c.tryPut(old, "unknown", "v", patience) })
 	var next int
 	eventually(t, "another leader", func() bool {
 		next = c.leader()
 		return next != old
 	})
 	c.put(next, "k", "v")
+	disks[old].release(nil)
+	within(t, "the write on the disk that hung", unknown)
 	eventually(t, "the old leader to follow", func() bool {
 		return c.members[old].Status().Leader == c.members[next].Member()
 	})
