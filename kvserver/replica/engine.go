@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,6 +183,17 @@ func (e *engine) replaceRaft() {
 	if err := e.startRaft(); err != nil {
 		e.fail(err)
 	}
+}
+
+// isCurrent tells whether this member still leads the term and has the member
+// at the address.
+func (e *engine) isCurrent(term uint64, id raft.ServerID, address raft.ServerAddress) bool {
+	instance := e.currentRaft()
+	if instance == nil || e.leadership.current() != e.Member() || instance.CurrentTerm() != term {
+		return false
+	}
+	servers, err := serversOf(instance)
+	return err == nil && slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id && s.Address == address })
 }
 
 func (e *engine) currentRaft() *raft.Raft { return e.raft.Load() }

@@ -50,7 +50,7 @@ func (c *reconfigurer) transfer(ctx context.Context, to uint64) {
 	if !found || server.Suffrage != raft.Voter {
 		return // it will vote once it has caught up
 	}
-	if _, answers := c.appliedBy(ctx, server); !answers {
+	if _, answers := c.farOf(ctx, server); !answers {
 		return
 	}
 	future := c.raft().LeadershipTransferToServer(server.ID, server.Address)

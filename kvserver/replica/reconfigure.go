@@ -389,11 +389,9 @@ func (c *reconfigurer) judgePromoted(ctx context.Context, id uint64, members []m
 	if i < 0 {
 		return ErrMemberNotFound
 	}
-	if id != c.self {
-		server, _ := find(servers, id)
-		if applied, ok := c.appliedBy(ctx, server); !ok || float64(applied) < readyPercent*float64(c.raft().CommitIndex()) {
-			return ErrLearnerNotReady
-		}
+	server, _ := find(servers, id)
+	if far, ok := c.farOf(ctx, server); !ok || float64(far.logged) < readyPercent*float64(c.raft().LastIndex()) {
+		return ErrLearnerNotReady
 	}
 	if voting := voters(members); c.strict && started(voting)+1 < quorum(len(voting)+1) {
 		return ErrNotEnoughStarted
@@ -413,7 +411,7 @@ func (c *reconfigurer) answering(ctx context.Context, members []machine.Member) 
 			continue
 		}
 		go func() {
-			_, ok := c.appliedBy(ctx, raft.Server{ID: serverID(member.ID), Address: place{peerURLs: member.PeerURLs}.address()})
+			_, ok := c.farOf(ctx, raft.Server{ID: serverID(member.ID), Address: place{peerURLs: member.PeerURLs}.address()})
 			answers <- ok
 		}()
 	}
@@ -426,24 +424,31 @@ func (c *reconfigurer) answering(ctx context.Context, members []machine.Member) 
 	return n
 }
 
-// appliedBy asks a member how far it is; ok is false when it does not answer.
-func (c *reconfigurer) appliedBy(ctx context.Context, server raft.Server) (applied uint64, ok bool) {
+// far is how far a member is: what its log has, and what is applied of it.
+type far struct{ logged, applied uint64 }
+
+// farOf asks a member how far it is; ok is false when it does not answer.
+func (c *reconfigurer) farOf(ctx context.Context, server raft.Server) (_ far, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	member, err := memberID(server.ID)
 	if err != nil {
-		return 0, false
+		return far{}, false
+	}
+	if member == c.self {
+		applied, _ := c.machine.Applied()
+		return far{logged: c.raft().LastIndex(), applied: applied}, true
 	}
 	at, err := placeOf(server.Address)
 	if err != nil {
-		return 0, false
+		return far{}, false
 	}
 	client, err := c.peers.ready(ctx, member, at.peerURLs)
 	if err != nil {
-		return 0, false
+		return far{}, false
 	}
 	response, err := client.Term(ctx, &peerpb.TermRequest{})
-	return response.GetApplied(), err == nil
+	return far{response.GetLogged(), response.GetApplied()}, err == nil
 }
 
 // admitVoters lets those vote, while this member leads, that were added as
@@ -462,7 +467,7 @@ func (c *reconfigurer) admitVoters(ctx context.Context) {
 			if err != nil || !waitsToVote(server) {
 				continue
 			}
-			if applied, ok := c.appliedBy(ctx, server); !ok || applied+votingLag < c.raft().CommitIndex() {
+			if far, ok := c.farOf(ctx, server); !ok || far.applied+votingLag < c.raft().CommitIndex() {
 				continue
 			}
 			attempt, cancel := context.WithTimeout(ctx, forwardTimeout)

@@ -215,7 +215,7 @@ func (r *Replica) open() error {
 		return err
 	}
 	r.transport = newTransport(r.port, r.Member(), hashicorpLogger("raft-net", r.logger), r.stalled, r.log.awaitDurable)
-	r.transport.metrics = r.config.Metrics
+	r.transport.metrics, r.transport.stopped, r.transport.current = r.config.Metrics, r.ctx.Done(), r.isCurrent
 	r.peers = newPeers(r.port)
 	if r.guard.isRemoved(r.Member()) {
 		return r.guard.removedError()
@@ -242,7 +242,7 @@ func (r *Replica) open() error {
 
 // wire connects the parts that work in the background.
 func (r *Replica) wire() {
-	r.pusher = &pusher{self: r.Member(), transport: r.transport, leadership: r.leadership, locate: r.locate, ctx: r.ctx, pending: map[uint64]uint64{}}
+	r.pusher = &pusher{self: r.Member(), transport: once{r.transport}, leadership: r.leadership, locate: r.locate, ctx: r.ctx, pending: map[uint64]uint64{}}
 	proposer := newProposer(&proposer{
 		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
 		locate: r.locate, push: r.pusher.push, metrics: r.config.Metrics,

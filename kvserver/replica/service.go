@@ -71,7 +71,7 @@ func (s *peerService) ReadIndex(ctx context.Context, request *peerpb.ReadIndexRe
 // Term implements peerpb.PeerServer.
 func (s *peerService) Term(context.Context, *peerpb.TermRequest) (*peerpb.TermResponse, error) {
 	applied, _ := s.replica.machine.Applied()
-	return &peerpb.TermResponse{Term: s.replica.currentRaft().CurrentTerm(), Applied: applied}, nil
+	return &peerpb.TermResponse{Term: s.replica.currentRaft().CurrentTerm(), Applied: applied, Logged: s.replica.currentRaft().LastIndex()}, nil
 }
 
 // Reconfigure implements peerpb.PeerServer.

@@ -17,7 +17,7 @@ import (
 // errStalled is what followers' replication sees on a leader whose disk hangs.
 var errStalled = errors.New("the local raft log write is stalled; not acting as leader")
 
-// transport is raft's network transport with four changes.
+// transport is raft's network transport with five changes.
 //
 // SetHeartbeatHandler is not forwarded: the handler would run on the
 // transport's goroutine and change term and state under raft's main goroutine,
@@ -33,6 +33,10 @@ var errStalled = errors.New("the local raft log write is stalled; not acting as 
 // may be the same for all, as 0.0.0.0:2380 is, and raft takes candidates with
 // the same address for one: it would vote for both of them.
 //
+// What a leader sends to a member that is down is sent again until it arrives
+// or is out of date. raft itself waits twice as long after every failure, and
+// would leave a member that comes back, or joins, alone for ten seconds.
+//
 // A follower's answer is shown to raft only when what it answers for is synced
 // here, too; see lateSync.
 type transport struct {
@@ -41,7 +45,14 @@ type transport struct {
 	stalled func() bool
 	durable func(index uint64) error // returns once the local log has synced up to there
 	metrics *metrics.Replica
+	// current tells whether what this member sends as the leader of the term
+	// may still be of use to the member at the address.
+	current func(term uint64, id raft.ServerID, address raft.ServerAddress) bool
+	stopped <-chan struct{}
 }
+
+// resendInterval is how often a member that is down is tried.
+const resendInterval = 200 * time.Millisecond
 
 func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled func() bool, durable func(uint64) error) *transport {
 	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port}
@@ -56,6 +67,7 @@ func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled
 		stalled: stalled,
 		durable: durable,
 		metrics: metrics.NewReplica(nil),
+		current: func(uint64, raft.ServerID, raft.ServerAddress) bool { return false },
 	}
 }
 
@@ -80,6 +92,25 @@ func (t *transport) shut() error { return t.NetworkTransport.Close() }
 
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	// Those without a place in the log are signs of life, which raft sends
+	// beside the entries and tries often enough.
+	sign := args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
+	for {
+		err := t.appendOnce(id, target, args, resp)
+		if err == nil || sign || !t.current(args.Term, id, target) {
+			return err
+		}
+		timer := time.NewTimer(resendInterval)
+		select {
+		case <-timer.C:
+		case <-t.stopped:
+			timer.Stop()
+			return err
+		}
+	}
+}
+
+func (t *transport) appendOnce(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if t.stalled() {
 		if len(args.Entries) == 0 {
 			t.metrics.HeartbeatFailures.Inc()
@@ -94,6 +125,14 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		return err
 	}
 	return awaitEntries(args, t.durable)
+}
+
+// once is the transport for what is of use at once or not at all.
+type once struct{ *transport }
+
+// AppendEntries implements raft.Transport.
+func (o once) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return o.appendOnce(id, target, args, resp)
 }
 
 // AppendEntriesPipeline implements raft.Transport.

@@ -97,6 +97,73 @@ func TestHeartbeatsGoThroughTheMainLoop(t *testing.T) {
 	}
 }
 
+// A member that was down gets what is for it as soon as it is back, unless that
+// is of no use any more.
+func TestEntriesAreSentAgain(t *testing.T) {
+	logger := testLogger(t, "transport")
+	listen := func(address string, member uint64) *transport {
+		port, err := peerport.Listen([]string{address}, peerport.Config{Cluster: 1, Member: member, Logger: logger})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
+		t.Cleanup(func() {
+			_ = tr.shut()
+			_ = port.Close()
+		})
+		return tr
+	}
+	sender, address := listen("127.0.0.1:0", 2), loopback.Address(t)
+	target := place{peerURLs: []string{"http://" + address}}.address()
+	request := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, Term: 7, PrevLogEntry: 1, PrevLogTerm: 1}
+	if err := sender.AppendEntries(serverID(1), target, request, &raft.AppendEntriesResponse{}); err == nil {
+		t.Error("out of date, and nobody there: no error")
+	}
+	asked := make(chan uint64, 100)
+	sender.current = func(term uint64, id raft.ServerID, at raft.ServerAddress) bool {
+		if id != serverID(1) || at != target {
+			t.Errorf("asked about %s at %s", id, at)
+		}
+		select {
+		case asked <- term:
+		default:
+		}
+		return true
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- sender.AppendEntries(serverID(1), target, request, &raft.AppendEntriesResponse{}) }()
+	for range 2 { // it has failed twice
+		if term := <-asked; term != 7 {
+			t.Errorf("asked about term %d", term)
+		}
+	}
+	if err := sender.AppendEntries(serverID(1), target, &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{}); err == nil {
+		t.Error("a sign of life to nobody: no error")
+	}
+	receiver := listen(address, 1)
+	select {
+	case rpc := <-receiver.Consumer():
+		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+	case err := <-sent:
+		t.Fatalf("given up: %v", err)
+	case <-time.After(patience):
+		t.Fatal("nothing arrived")
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+
+	stopped := make(chan struct{})
+	sender.stopped = stopped
+	nowhere := place{peerURLs: []string{"http://" + loopback.Address(t)}}.address()
+	sender.current = func(uint64, raft.ServerID, raft.ServerAddress) bool { return true }
+	go func() { sent <- sender.AppendEntries(serverID(1), nowhere, request, &raft.AppendEntriesResponse{}) }()
+	close(stopped)
+	if err := <-sent; err == nil {
+		t.Error("a member that stops goes on sending")
+	}
+}
+
 // Members that listen on the same address, as 0.0.0.0:2380 is on every machine,
 // are not the same candidate: raft would vote for both of them in one term.
 func TestCandidatesAreToldApartByTheirIDs(t *testing.T) {
