@@ -20,9 +20,9 @@ const (
 // some clients wait for before they ask for anything.
 //
 // A client of gRPC may connect long before its first request, and send pings
-// meanwhile that want an answer. So whoever sends more than what comes before a
-// request is left to the gRPC server, as is whoever sends too much of it: the
-// rest of the stream must not be gathered here.
+// meanwhile that want an answer. So whoever does that is left to the gRPC server,
+// as is whoever sends too much before a request: the rest of the stream must not
+// be gathered here.
 func isGRPC(w io.Writer, r io.Reader) bool {
 	start := &io.LimitedReader{R: r, N: maxStart}
 	if !startsHTTP2(start) {
@@ -49,7 +49,6 @@ func isGRPC(w io.Writer, r io.Reader) bool {
 			if framer.WriteSettings() != nil {
 				return false
 			}
-		case *http2.WindowUpdateFrame, *http2.PriorityFrame:
 		case *http2.HeadersFrame:
 			if fields.read(frame.HeaderBlockFragment()) || frame.HeadersEnded() {
 				return fields.grpc
@@ -58,7 +57,7 @@ func isGRPC(w io.Writer, r io.Reader) bool {
 			if fields.read(frame.HeaderBlockFragment()) || frame.HeadersEnded() {
 				return fields.grpc
 			}
-		default:
+		case *http2.PingFrame, *http2.DataFrame, *http2.RSTStreamFrame, *http2.GoAwayFrame:
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package clientport
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -247,4 +248,29 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-answered
+}
+
+// Frames about priorities, and of kinds that nobody knows, mean nothing yet: some
+// browsers send them before the first request.
+func TestFramesBeforeARequest(t *testing.T) {
+	framer := framing(t, start(t, nil, 0))
+	for kind, payload := range map[http2.FrameType]string{0x10: "\x00\x00\x00\x01u=3", 0xbe: "grease"} {
+		if err := framer.WriteRawFrame(kind, 0, 0, []byte(payload)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":path", "/"}, {":authority", "x"}} {
+		if err := encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+		t.Fatal(err)
+	}
+	awaitFrame(t, framer, func(frame http2.Frame) bool {
+		data, ok := frame.(*http2.DataFrame)
+		return ok && string(data.Data()) == "HTTP/2.0"
+	})
 }
