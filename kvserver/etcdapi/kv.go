@@ -94,18 +94,18 @@ func (s *kvService) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.C
 	if err != nil || !r.GetPhysical() {
 		return response, err
 	}
-	if err := s.scrub(ctx); err != nil {
+	if err := scrub(ctx, s.store.Space()); err != nil {
 		return nil, wireError(err)
 	}
 	return response, nil
 }
 
 // scrub removes, on this member, what compactions have made unreadable.
-func (a *api) scrub(ctx context.Context) error {
+func scrub(ctx context.Context, space machine.Space) error {
 	for done := false; !done; {
 		err := ctx.Err()
 		if err == nil {
-			done, err = a.store.Space().ScrubStep(ctx, scrubKeys)
+			done, err = space.ScrubStep(ctx, scrubKeys)
 		}
 		if err != nil {
 			return err

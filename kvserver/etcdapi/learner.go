@@ -8,12 +8,12 @@ import (
 	"google.golang.org/grpc"
 )
 
-func (a *api) isLearner() bool { return a.store.Membership().IsLearner(a.replica.Member()) }
+// learnerRule refuses what a learner does not answer; it is etcd's.
+type learnerRule struct{ isLearner func() bool }
 
-// learnerUnary refuses what a learner does not answer: all but its status and
-// what it may answer from its own store. It is etcd's rule.
-func (a *api) learnerUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	if a.isLearner() {
+// unary refuses all but the status and what may be answered from the own store.
+func (l learnerRule) unary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if l.isLearner() {
 		switch r := request.(type) {
 		case *pb.StatusRequest:
 		case *pb.RangeRequest:
@@ -27,9 +27,9 @@ func (a *api) learnerUnary(ctx context.Context, request any, _ *grpc.UnaryServer
 	return handle(ctx, request)
 }
 
-// learnerStream is the rule for streams: only a snapshot may be taken.
-func (a *api) learnerStream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if info.FullMethod != pb.Maintenance_Snapshot_FullMethodName && a.isLearner() {
+// stream allows only a snapshot.
+func (l learnerRule) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if info.FullMethod != pb.Maintenance_Snapshot_FullMethodName && l.isLearner() {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	return handle(server, stream)

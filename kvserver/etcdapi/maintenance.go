@@ -32,7 +32,7 @@ func (s *maintenanceService) Status(context.Context, *pb.StatusRequest) (*pb.Sta
 		Header:           header,
 		Version:          version.Version,
 		StorageVersion:   s.store.Membership().Version(),
-		IsLearner:        s.isLearner(),
+		IsLearner:        s.store.Membership().IsLearner(s.replica.Member()),
 		DowngradeInfo:    downgradeInfo(s.store.Membership().Downgrade()),
 		DbSize:           s.store.Space().Size(),
 		DbSizeInUse:      s.store.Space().InUse(),
@@ -98,7 +98,7 @@ func (s *maintenanceService) Hash(ctx context.Context, _ *pb.HashRequest) (_ *pb
 // back on its own; all there is to do is to finish removing what compactions
 // have made unreadable. Requests are served meanwhile.
 func (s *maintenanceService) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
-	if err := s.scrub(ctx); err != nil {
+	if err := scrub(ctx, s.store.Space()); err != nil {
 		return nil, wireError(err)
 	}
 	return &pb.DefragmentResponse{}, nil

@@ -133,13 +133,14 @@ func NewServer(ctx context.Context, c Config) *grpc.Server {
 	if limits.KeepAliveInterval > 0 && limits.KeepAliveTimeout > 0 {
 		options = append(options, grpc.KeepaliveParams(keepalive.ServerParameters{Time: limits.KeepAliveInterval, Timeout: limits.KeepAliveTimeout}))
 	}
+	learner := learnerRule{isLearner: func() bool { return c.Store.Membership().IsLearner(c.Replica.Member()) }}
 	server := grpc.NewServer(append(options,
 		grpc.Creds(c.Credentials),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
 		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
 		grpc.MaxHeaderListSize(http.DefaultMaxHeaderBytes),
-		grpc.ChainUnaryInterceptor(a.learnerUnary, (&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
-		grpc.ChainStreamInterceptor(a.learnerStream, newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
+		grpc.ChainUnaryInterceptor(learner.unary, (&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
+		grpc.ChainStreamInterceptor(learner.stream, newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),
 	)...)
 	kv, leases, watches := &kvService{api: a}, &leaseService{api: a, keeper: c.Leases}, &watchService{api: a, watches: c.Watches}
 	pb.RegisterKVServer(server, kv)

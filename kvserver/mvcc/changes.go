@@ -170,7 +170,7 @@ func (l *Loader) Finish(compacted int64) error {
 		return err
 	}
 	l.store.head.Store(&head)
-	return errors.Join(l.Discard(), l.store.recount(false))
+	return errors.Join(l.Discard(), l.store.tally.recount(head, false))
 }
 
 // Discard releases the loader. Without Finish the store is of no use.

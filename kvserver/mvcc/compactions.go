@@ -98,17 +98,17 @@ func (c *compactions) settle(h KVHash) {
 // HashKV. Current is not set in them. They are forgotten when the store is
 // closed. Those that were not needed yet are computed.
 func (s *Store) CompactionHashes(ctx context.Context) ([]KVHash, error) {
-	if err := s.hashCompactions(ctx, func(int64) bool { return true }); err != nil {
+	if err := s.compactions.compute(ctx, s.reads, func(int64) bool { return true }); err != nil {
 		return nil, err
 	}
 	return s.compactions.all(), nil
 }
 
-// hashCompactions computes the hashes of the waiting compactions that are
+// compute computes the hashes of the waiting compactions that are
 // wanted.
-func (s *Store) hashCompactions(ctx context.Context, wanted func(rev int64) bool) error {
+func (c *compactions) compute(ctx context.Context, reads source, wanted func(rev int64) bool) error {
 	for {
-		next, snapshot := s.compactions.pin(s.reads, wanted)
+		next, snapshot := c.pin(reads, wanted)
 		if snapshot == nil {
 			return nil
 		}
@@ -121,7 +121,7 @@ func (s *Store) hashCompactions(ctx context.Context, wanted func(rev int64) bool
 		if err != nil {
 			return fmt.Errorf("hash the keys at compaction %d: %w", next.rev, err)
 		}
-		s.compactions.settle(h)
+		c.settle(h)
 	}
 }
 

@@ -69,16 +69,16 @@ func (c *countCache) remember(k counted) {
 // knownCounts is what is known before a count begins, the most helpful first.
 type knownCounts []counted
 
-// countsFor finds what helps to count the interval of a request; nil when it
+// knownFor finds what helps to count the interval of a request; nil when it
 // need not be counted apart.
-func (s *Store) countsFor(r *pb.RangeRequest) (known knownCounts) {
+func (c *countCache) knownFor(r *pb.RangeRequest, t *tally) (known knownCounts) {
 	if len(r.RangeEnd) == 0 || r.Limit <= 0 && !r.CountOnly {
 		return nil
 	}
-	if k, ok := s.counts.find(r.Key, r.RangeEnd); ok {
+	if k, ok := c.find(r.Key, r.RangeEnd); ok {
 		known = append(known, k)
 	}
-	if k, ok := s.tally.inside(r.Key, r.RangeEnd); ok {
+	if k, ok := t.inside(r.Key, r.RangeEnd); ok {
 		known = append(known, k)
 	}
 	return known

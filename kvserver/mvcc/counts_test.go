@@ -68,7 +68,7 @@ func TestCountsLikeCounting(t *testing.T) {
 		if rev == 0 {
 			rev = head.Current
 		}
-		if _, ok, err := view.countFrom(ctx, s.countsFor(r), r.Key, r.RangeEnd, rev); err != nil {
+		if _, ok, err := view.countFrom(ctx, s.counts.knownFor(r, &s.tally), r.Key, r.RangeEnd, rev); err != nil {
 			t.Fatal(err)
 		} else if ok {
 			helped++

@@ -30,7 +30,7 @@ type KVHash struct {
 // answer is, as etcd's, the hash that was remembered: that from before the
 // compaction, with the compacted revision before it.
 func (s *Store) HashKV(ctx context.Context, rev int64) (KVHash, error) {
-	if err := s.hashCompactions(ctx, func(compacted int64) bool { return compacted == rev }); err != nil {
+	if err := s.compactions.compute(ctx, s.reads, func(compacted int64) bool { return compacted == rev }); err != nil {
 		return KVHash{}, err
 	}
 	if h, known := s.compactions.hash(rev); known {

@@ -32,7 +32,7 @@ func (s *Store) ScrubStep(ctx context.Context, limit int) (done bool, err error)
 		if state.target == compacted {
 			return true, nil
 		}
-		if err := s.hashCompactions(ctx, func(rev int64) bool { return rev <= compacted }); err != nil {
+		if err := s.compactions.compute(ctx, s.reads, func(rev int64) bool { return rev <= compacted }); err != nil {
 			return false, err
 		}
 		state.target = compacted
@@ -43,7 +43,7 @@ func (s *Store) ScrubStep(ctx context.Context, limit int) (done bool, err error)
 
 	batch := s.db.NewBatch()
 	defer func() { err = errors.Join(err, batch.Close()) }()
-	removed, err := s.scrubHistory(batch, &state, max(limit, 1))
+	removed, err := state.scrub(s.db, batch, max(limit, 1))
 	if err == nil && removed != 0 {
 		err = putTotal(batch, metaRemoved, s.removed.Load()+removed)
 	}
@@ -61,10 +61,10 @@ func (s *Store) ScrubStep(ctx context.Context, limit int) (done bool, err error)
 	return state.done == compacted, nil
 }
 
-// scrubHistory walks the history from state.next to state.target and returns
+// scrub walks the history from state.next to state.target and returns
 // how many bytes it removed.
-func (s *Store) scrubHistory(batch *pebble.Batch, state *scrubState, limit int) (removed int64, err error) {
-	history, err := s.db.NewIter(&pebble.IterOptions{
+func (state *scrubState) scrub(db *pebble.DB, batch *pebble.Batch, limit int) (removed int64, err error) {
+	history, err := db.NewIter(&pebble.IterOptions{
 		LowerBound: appendHistoryKey(nil, state.next),
 		UpperBound: appendHistoryKey(nil, Revision{Main: state.target + 1}),
 	})
@@ -72,7 +72,7 @@ func (s *Store) scrubHistory(batch *pebble.Batch, state *scrubState, limit int) 
 		return 0, err
 	}
 	defer func() { err = closeIter(history, err) }()
-	versions, err := s.db.NewIter(nil)
+	versions, err := db.NewIter(nil)
 	if err != nil {
 		return 0, err
 	}

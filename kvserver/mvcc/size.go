@@ -49,22 +49,20 @@ func putTotal(batch *pebble.Batch, name string, total int64) error {
 
 // loadSize reads the totals. A store that has none, because it was made before
 // there were any, is counted once.
-func (s *Store) loadSize() error {
-	written, err := readMeta(s.db, metaWritten, 8)
+func loadSize(db *pebble.DB) (written, removed int64, err error) {
+	b, err := readMeta(db, metaWritten, 8)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
-	if written == nil {
-		counted, err := countBytes(s.db)
-		s.written.Store(counted)
-		return err
+	if b == nil {
+		written, err = countBytes(db)
+		return written, 0, err
 	}
-	s.written.Store(int64(binary.BigEndian.Uint64(written)))
-	removed, err := readMeta(s.db, metaRemoved, 8)
-	if err == nil && removed != nil {
-		s.removed.Store(int64(binary.BigEndian.Uint64(removed)))
+	written = int64(binary.BigEndian.Uint64(b))
+	if b, err = readMeta(db, metaRemoved, 8); err == nil && b != nil {
+		removed = int64(binary.BigEndian.Uint64(b))
 	}
-	return err
+	return written, removed, err
 }
 
 // countBytes adds up all keys and values but those of this package about

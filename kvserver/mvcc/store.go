@@ -81,7 +81,7 @@ func Open(dir string, opts Options) (*Store, error) {
 		reads:  db,
 		rows:   newRowCache(opts.RowCacheBytes),
 		counts: countCache{worth: countsWorth},
-		tally:  tally{split: tallySplit, merge: tallyMerge},
+		tally:  tally{db: db, split: tallySplit, merge: tallyMerge},
 	}
 	if err := s.load(opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store in %s: %w", dir, err), db.Close())
@@ -120,7 +120,7 @@ func (s *Store) load(opts Options) error {
 		return err
 	}
 	if format == nil {
-		if err := s.create(opts.MustExist || opts.ReadOnly); err != nil {
+		if err := create(s.db, opts.MustExist || opts.ReadOnly); err != nil {
 			return err
 		}
 	} else if v := binary.BigEndian.Uint32(format); v != formatVersion {
@@ -134,14 +134,18 @@ func (s *Store) load(opts Options) error {
 	if s.scrub, err = readScrubState(s.db); err != nil {
 		return err
 	}
-	if err := s.loadSize(); err != nil {
+	written, removed, err := loadSize(s.db)
+	if err != nil {
 		return err
 	}
-	return s.loadTally(opts.ReadOnly)
+	s.written.Store(written)
+	s.removed.Store(removed)
+	return s.tally.load(head, opts.ReadOnly)
 }
 
-func (s *Store) create(mustExist bool) (err error) {
-	it, err := s.db.NewIter(nil)
+// create makes a new store of an empty db.
+func create(db *pebble.DB, mustExist bool) (err error) {
+	it, err := db.NewIter(nil)
 	if err != nil {
 		return fmt.Errorf("look into the new store: %w", err)
 	}
@@ -152,16 +156,16 @@ func (s *Store) create(mustExist bool) (err error) {
 	if !empty || mustExist {
 		return fmt.Errorf("%w: the directory holds data without a format version; point the data directory somewhere else", ErrFormat)
 	}
-	if err := s.db.Set(metaKey(metaFormat), binary.BigEndian.AppendUint32(nil, formatVersion), pebble.NoSync); err != nil {
+	if err := db.Set(metaKey(metaFormat), binary.BigEndian.AppendUint32(nil, formatVersion), pebble.NoSync); err != nil {
 		return fmt.Errorf("write the format version: %w", err)
 	}
-	if err := s.db.Set(metaKey(metaWritten), binary.BigEndian.AppendUint64(nil, 0), pebble.NoSync); err != nil {
+	if err := db.Set(metaKey(metaWritten), binary.BigEndian.AppendUint64(nil, 0), pebble.NoSync); err != nil {
 		return fmt.Errorf("write how many bytes are in use: %w", err)
 	}
-	if err := s.db.Set(tallyKey(lowestKey), binary.AppendVarint(nil, 0), pebble.NoSync); err != nil {
+	if err := db.Set(tallyKey(lowestKey), binary.AppendVarint(nil, 0), pebble.NoSync); err != nil {
 		return fmt.Errorf("write a count of keys: %w", err)
 	}
-	return s.Flush()
+	return flush(db)
 }
 
 // DB gives access to the Pebble below, where the owner of the store keeps
@@ -176,7 +180,7 @@ func (s *Store) Head() Head { return *s.head.Load() }
 // ErrCompacted, ErrFutureRev, the context's, and failures of the store.
 func (s *Store) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	for {
-		counts := s.countsFor(r) // of a moment that the head is not before
+		counts := s.counts.knownFor(r, &s.tally) // of a moment that the head is not before
 		head := s.Head()
 		resp, count, err := View{reader: s.reads, head: head}.rangeCounted(ctx, r, counts)
 		if s.Head().Compacted == head.Compacted {
@@ -228,12 +232,14 @@ func (s *Store) Commit(w *Writer) error {
 	for key, raw := range w.written {
 		s.rows.set(key, raw)
 	}
-	return errors.Join(w.Discard(), s.balance(grown))
+	return errors.Join(w.Discard(), s.tally.balance(grown))
 }
 
 // Flush returns once everything committed before the call survives a crash.
-func (s *Store) Flush() error {
-	if err := s.db.Flush(); err != nil {
+func (s *Store) Flush() error { return flush(s.db) }
+
+func flush(db *pebble.DB) error {
+	if err := db.Flush(); err != nil {
 		return fmt.Errorf("flush the store: %w", err)
 	}
 	return nil

@@ -23,6 +23,7 @@ const (
 //
 // Only whoever commits changes it; the lock is for those who read meanwhile.
 type tally struct {
+	db           *pebble.DB
 	split, merge int64 // tallySplit and tallyMerge, except in tests
 
 	mu        sync.RWMutex
@@ -166,15 +167,15 @@ func (t *tally) inside(start, end []byte) (c counted, ok bool) {
 
 // balance divides those of the intervals that became large and joins those
 // that became small, in batches of their own: any division is a right one.
-func (s *Store) balance(grown map[int]int64) error {
+func (t *tally) balance(grown map[int]int64) error {
 	for _, i := range slices.Backward(sortedKeys(grown)) {
-		switch interval := s.tally.intervals[i]; {
-		case interval.keys > s.tally.split:
-			if err := s.divide(i); err != nil {
+		switch interval := t.intervals[i]; {
+		case interval.keys > t.split:
+			if err := t.divide(i); err != nil {
 				return err
 			}
 		case grown[i] < 0:
-			if err := s.join(i); err != nil {
+			if err := t.join(i); err != nil {
 				return err
 			}
 		}
@@ -199,14 +200,13 @@ func sortedKeys(grown map[int]int64) []int {
 
 // divide makes several intervals of one that is too large, so much smaller that
 // they are not soon divided again.
-func (s *Store) divide(i int) error {
-	large := s.tally.intervals[i]
-	pieces := large.keys/(s.tally.split*3/4) + 1
+func (t *tally) divide(i int) error {
+	large := t.intervals[i]
+	pieces := large.keys/(t.split*3/4) + 1
 	size := (large.keys + pieces - 1) / pieces
 	parts := []tallied{{start: large.start}}
 	var n int64
-	view := View{reader: s.db, head: s.Head()}
-	err := view.scan(context.Background(), large.start, s.tally.end(i), view.head.Current, func(raw []byte) (bool, error) {
+	err := View{reader: t.db}.scan(context.Background(), large.start, t.end(i), t.rev, func(raw []byte) (bool, error) {
 		last := &parts[len(parts)-1]
 		if last.keys == size {
 			record, err := decodeRecord(raw)
@@ -227,75 +227,75 @@ func (s *Store) divide(i int) error {
 	if err != nil {
 		return err
 	}
-	batch := s.db.NewBatch()
-	defer batch.Close()
+	batch := t.db.NewBatch()
+	defer func() { _ = batch.Close() }()
 	for _, part := range parts {
 		if err := setTallied(batch, part); err != nil {
 			return err
 		}
 	}
-	return s.rearrange(batch, i, i+1, parts)
+	return t.rearrange(batch, i, i+1, parts)
 }
 
 // join makes one interval of a small one and a small neighbour.
-func (s *Store) join(i int) error {
-	intervals := s.tally.intervals
+func (t *tally) join(i int) error {
+	intervals := t.intervals
 	if i+1 == len(intervals) {
 		i--
 	}
-	if i < 0 || intervals[i].keys+intervals[i+1].keys >= s.tally.merge {
+	if i < 0 || intervals[i].keys+intervals[i+1].keys >= t.merge {
 		return nil
 	}
 	joined := tallied{start: intervals[i].start, keys: intervals[i].keys + intervals[i+1].keys}
-	batch := s.db.NewBatch()
-	defer batch.Close()
+	batch := t.db.NewBatch()
+	defer func() { _ = batch.Close() }()
 	if err := batch.Delete(tallyKey(intervals[i+1].start), nil); err != nil {
 		return fmt.Errorf("remove a count of keys: %w", err)
 	}
 	if err := setTallied(batch, joined); err != nil {
 		return err
 	}
-	return s.rearrange(batch, i, i+2, []tallied{joined})
+	return t.rearrange(batch, i, i+2, []tallied{joined})
 }
 
-func (s *Store) rearrange(batch *pebble.Batch, from, to int, with []tallied) error {
-	if err := s.db.Apply(batch, pebble.NoSync); err != nil {
+func (t *tally) rearrange(batch *pebble.Batch, from, to int, with []tallied) error {
+	if err := t.db.Apply(batch, pebble.NoSync); err != nil {
 		return fmt.Errorf("rearrange the counts of keys: %w", err)
 	}
-	s.tally.mu.Lock()
-	defer s.tally.mu.Unlock()
-	s.tally.intervals = slices.Replace(s.tally.intervals, from, to, with...)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.intervals = slices.Replace(t.intervals, from, to, with...)
 	return nil
 }
 
-// loadTally reads the tally. A store from before there was one is counted,
+// load reads what is stored of the state at head. A store from before there was one is counted,
 // once.
-func (s *Store) loadTally(readOnly bool) error {
-	intervals, err := readTally(s.db)
+func (t *tally) load(head Head, readOnly bool) error {
+	intervals, err := readTally(t.db)
 	if err != nil {
 		return err
 	}
 	if intervals == nil {
-		return s.recount(readOnly)
+		return t.recount(head, readOnly)
 	}
-	s.tally.intervals, s.tally.rev = intervals, s.Head().Current
+	t.intervals, t.rev = intervals, head.Current
 	return nil
 }
 
 // recount makes the tally anew.
-func (s *Store) recount(readOnly bool) error {
-	intervals, err := View{reader: s.db, head: s.Head()}.countAll(context.Background(), s.tally.split/2)
+func (t *tally) recount(head Head, readOnly bool) error {
+	intervals, err := View{reader: t.db, head: head}.countAll(context.Background(), t.split/2)
 	if err != nil {
 		return err
 	}
-	s.tally.mu.Lock()
-	defer s.tally.mu.Unlock()
-	s.tally.intervals, s.tally.rev = intervals, s.Head().Current
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.intervals, t.rev = intervals, head.Current
 	if readOnly {
 		return nil
 	}
-	batch := s.db.NewBatch()
-	defer batch.Close()
+	batch := t.db.NewBatch()
+	defer func() { _ = batch.Close() }()
 	if err := batch.DeleteRange([]byte{tallyPrefix}, []byte{tallyPrefix + 1}, nil); err != nil {
 		return fmt.Errorf("write the counts of keys: %w", err)
 	}
@@ -304,7 +304,7 @@ func (s *Store) recount(readOnly bool) error {
 			return err
 		}
 	}
-	if err := s.db.Apply(batch, pebble.NoSync); err != nil {
+	if err := t.db.Apply(batch, pebble.NoSync); err != nil {
 		return fmt.Errorf("write the counts of keys: %w", err)
 	}
 	return nil

@@ -132,7 +132,7 @@ func TestTallyHelpsTheFirstCount(t *testing.T) {
 	s = openStore(t, fs)
 	defer closeStore(t, s)
 	r := &pb.RangeRequest{Key: []byte("/"), RangeEnd: []byte("0"), CountOnly: true}
-	known := s.countsFor(r)
+	known := s.counts.knownFor(r, &s.tally)
 	if len(known) != 1 || known[0].count < keys-2*tallySplit {
 		t.Fatalf("known before the first count: %+v", known)
 	}

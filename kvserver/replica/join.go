@@ -141,7 +141,7 @@ func askMembers(ctx context.Context, clientTLS *tls.Config, peerURLs []string) (
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	response, err := peerpb.NewJoiningClient(conn).Members(ctx, &peerpb.MembersRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("ask the member at %s: %s", strings.Join(peerURLs, ", "), status.Convert(err).Message())
