@@ -16,11 +16,6 @@ import (
 	"muster/kvserver/machine"
 )
 
-const (
-	machineDir = "data"
-	patience   = 20 * time.Second
-)
-
 func TestPresent(t *testing.T) {
 	b := newBed(t, Options{})
 	b.apply("put a 0")
