@@ -61,12 +61,12 @@ func (s *Store) ScrubStep(ctx context.Context, limit int) (done bool, err error)
 	return state.done == compacted, nil
 }
 
-// scrub walks the history from state.next to state.target and returns
+// scrub walks the history from s.next to s.target and returns
 // how many bytes it removed.
-func (state *scrubState) scrub(db *pebble.DB, batch *pebble.Batch, limit int) (removed int64, err error) {
+func (s *scrubState) scrub(db *pebble.DB, batch *pebble.Batch, limit int) (removed int64, err error) {
 	history, err := db.NewIter(&pebble.IterOptions{
-		LowerBound: appendHistoryKey(nil, state.next),
-		UpperBound: appendHistoryKey(nil, Revision{Main: state.target + 1}),
+		LowerBound: appendHistoryKey(nil, s.next),
+		UpperBound: appendHistoryKey(nil, Revision{Main: s.target + 1}),
 	})
 	if err != nil {
 		return 0, err
@@ -88,17 +88,17 @@ func (state *scrubState) scrub(db *pebble.DB, batch *pebble.Batch, limit int) (r
 			return 0, err
 		}
 		if limit == 0 {
-			state.next = rev
+			s.next = rev
 			return removed, nil
 		}
 		limit--
-		bytes, err := scrubRecord(batch, versions, state, rev, kind, key)
+		bytes, err := scrubRecord(batch, versions, s, rev, kind, key)
 		if err != nil {
 			return 0, err
 		}
 		removed += bytes
 	}
-	state.done, state.next = state.target, Revision{}
+	s.done, s.next = s.target, Revision{}
 	return removed, nil
 }
 
