@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"muster/kvserver/machine"
 	"muster/pki"
 )
 
@@ -50,5 +51,25 @@ func TestOnlyMembersAreAuthorized(t *testing.T) {
 				t.Errorf("error %v, want %q", err, test.refuse)
 			}
 		})
+	}
+
+	// Before it has its first state a member goes by whom it is to join.
+	empty, err := machine.Open(filepath.Join(t.TempDir(), "kv"), machine.Options{CacheBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer empty.Close()
+	joining := &guard{local: &local{config: c.members[0].config, machine: empty}}
+	for pair, admitted := range map[*pki.Pair]bool{
+		new(bundle.Hosts["m0"].Peer): true, new(bundle.Hosts["renamed"].Peer): true, new(bundle.Hosts["stranger"].Peer): false,
+	} {
+		block, _ := pem.Decode(pair.Cert)
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := joining.authorize(certificate); (err == nil) != admitted {
+			t.Errorf("while it joins, %q: %v", certificate.Subject.CommonName, err)
+		}
 	}
 }
