@@ -389,6 +389,39 @@ func TestKnock(t *testing.T) {
 	}
 }
 
+// Under TLS who knocks needs the certificate of a member that has been added, and
+// hears why it is not let in.
+func TestKnockWithACertificate(t *testing.T) {
+	certs := makeCertificates(t)
+	m1, m2, foreign := certs.own.Hosts["m1"].Peer, certs.own.Hosts["m2"].Peer, certs.foreign.Hosts["m2"].Peer
+	serverTLS, _ := configs(t, certs.own.CA, &m1)
+	var added atomic.Bool
+	server, _ := open(t, Config{Cluster: 7, Member: 1, ServerTLS: serverTLS, Authorize: func(c *x509.Certificate) error {
+		if !added.Load() {
+			return fmt.Errorf("the certificate of %q belongs to no member", c.Subject.CommonName)
+		}
+		return nil
+	}})
+	_, clientTLS := configs(t, certs.own.CA, &m2)
+	if _, err := Knock(t.Context(), clientTLS, server.Addr().String()); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `the certificate of "m2" belongs to no member`) {
+		t.Errorf("before it is added: %v", err)
+	}
+	added.Store(true)
+	echo(t, server, Join)
+	conn, err := Knock(t.Context(), clientTLS, server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEcho(t, conn)
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	_, strangerTLS := configs(t, certs.own.CA, &foreign)
+	if _, err := Knock(t.Context(), strangerTLS, server.Addr().String()); err == nil || errors.Is(err, ErrRefused) {
+		t.Errorf("with another CA's certificate: %v", err)
+	}
+}
+
 // A former member is thrown out, and is told so when it comes back.
 func TestRemovedMemberIsTold(t *testing.T) {
 	var removed, told atomic.Bool
