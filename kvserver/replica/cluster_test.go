@@ -171,6 +171,16 @@ func (c *testCluster) leader() int {
 	return found
 }
 
+// followers are all members but the leader.
+func (c *testCluster) followers(leader int) (others []int) {
+	for i := range c.members {
+		if i != leader {
+			others = append(others, i)
+		}
+	}
+	return others
+}
+
 // follower is the first running member that does not lead.
 func (c *testCluster) follower() int {
 	c.t.Helper()

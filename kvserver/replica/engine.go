@@ -84,6 +84,9 @@ func (e *engine) startRaft() error {
 	if err != nil {
 		return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
 	}
+	if err := e.hasten(instance); err != nil {
+		return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
+	}
 	e.raft.Store(instance)
 	observations := make(chan raft.Observation, 64)
 	instance.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {
@@ -96,6 +99,25 @@ func (e *engine) startRaft() error {
 		e.followLeadership(instance, observations)
 	}()
 	return nil
+}
+
+// hasten has a lone voter stand for election at once: there is nobody whose
+// sign of life it could wait for. raft looks again whether it must wait when the
+// time to wait becomes shorter.
+func (e *engine) hasten(instance *raft.Raft) error {
+	future := instance.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return fmt.Errorf("read raft's configuration: %w", err)
+	}
+	for _, server := range future.Configuration().Servers {
+		if server.Suffrage == raft.Voter && server.ID != serverID(e.Member()) {
+			return nil
+		}
+	}
+	usual := instance.ReloadableConfig()
+	shorter := usual
+	shorter.HeartbeatTimeout = usual.HeartbeatTimeout / 2 // not below the leader's lease
+	return errors.Join(instance.ReloadConfig(shorter), instance.ReloadConfig(usual))
 }
 
 // newRaft turns into an error the panic with which raft answers a log entry

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -40,5 +41,19 @@ func TestProposeLeading(t *testing.T) {
 	}
 	if _, err := leader.ProposeLeading(ctx, term, request()); err != nil {
 		t.Errorf("the leader in its own term: %v", err)
+	}
+}
+
+// A lone voter has nobody to wait for: it leads long before its election
+// timeout, after the founding and after every start.
+func TestLoneVoterLeadsAtOnce(t *testing.T) {
+	c := newCluster(t, 1, func(config *Config) { config.ElectionTimeout = time.Hour })
+	for range 2 {
+		c.start(0)
+		c.awaitReady(0)
+		if err := c.tryPut(0, "k", "v", patience); err != nil {
+			t.Fatal(err)
+		}
+		c.stop(0)
 	}
 }

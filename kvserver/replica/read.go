@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,10 @@ const (
 	restFactor  = 3
 	longestRest = 5 * time.Millisecond
 )
+
+// askMoreAfter is how long a leader waits for those it has asked before it asks
+// the others, too. Who cannot be reached is noticed at once.
+const askMoreAfter = 5 * time.Millisecond
 
 // readRequest is one caller, or one other member, waiting for a read index.
 type readRequest struct {
@@ -56,6 +61,8 @@ type reader struct {
 	roundTimeout time.Duration
 	stopped      <-chan struct{}
 	rounds       interface{ Inc() } // counts them
+
+	prompt []uint64 // members that answered in the last round; belongs to run
 
 	mu      sync.Mutex
 	waiting []readRequest
@@ -216,28 +223,61 @@ func (r *reader) quorumIndex(ctx context.Context) (uint64, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	terms := make(chan uint64, len(voters))
-	agreed, asked := 0, 0
-	for member, at := range voters {
-		if member == r.self {
-			agreed++
-			continue
-		}
-		asked++
-		go func() { terms <- r.termOf(ctx, member, at) }()
+	type answer struct{ member, term uint64 }
+	answers := make(chan answer, len(voters))
+	agreed, asked, quorum := 0, 0, len(voters)/2+1
+	if _, ok := voters[r.self]; ok {
+		agreed++
 	}
-	for ; agreed <= len(voters)/2 && asked > 0; asked-- {
-		switch got := <-terms; {
-		case got == term:
-			agreed++
-		case got > term:
-			return 0, errNotLeader
+	others := r.promptFirst(voters)
+	ask := func(n int) {
+		for _, member := range others[:min(n, len(others))] {
+			asked++
+			go func() { answers <- answer{member, r.termOf(ctx, member, voters[member])} }()
+		}
+		others = others[min(n, len(others)):]
+	}
+	ask(quorum - agreed)
+	late := time.NewTimer(askMoreAfter)
+	defer late.Stop()
+	r.prompt = r.prompt[:0]
+	for agreed < quorum && asked > 0 {
+		select {
+		case got := <-answers:
+			asked--
+			switch {
+			case got.term == term:
+				agreed++
+				r.prompt = append(r.prompt, got.member)
+			case got.term > term:
+				return 0, errNotLeader
+			default:
+				ask(1)
+			}
+		case <-late.C:
+			ask(len(others))
 		}
 	}
-	if agreed <= len(voters)/2 || r.raft().CurrentTerm() != term {
+	if agreed < quorum || r.raft().CurrentTerm() != term {
 		return 0, errNotLeader
 	}
 	return index, nil
+}
+
+// promptFirst returns the voters to ask, those first who answered in the last
+// round: no more are asked than make a quorum, unless they are late.
+func (r *reader) promptFirst(voters map[uint64]place) []uint64 {
+	var prompt, others []uint64
+	for member := range voters {
+		switch {
+		case member == r.self:
+		case slices.Contains(r.prompt, member):
+			prompt = append(prompt, member)
+		default:
+			others = append(others, member)
+		}
+	}
+	return append(prompt, others...)
 }
 
 // termOf returns the member's current term, 0 when it does not answer.

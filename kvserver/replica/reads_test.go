@@ -78,6 +78,19 @@ func TestIsolatedMemberAnswersNoRead(t *testing.T) {
 	c.linearize(leader)
 }
 
+// A leader asks one of two others, the one that answered last. When that one is
+// gone the other answers, in the same round.
+func TestReadsOutliveTheOneThatIsAsked(t *testing.T) {
+	c := startCluster(t, 3)
+	leader := c.leader()
+	for _, gone := range c.followers(leader) {
+		c.linearize(leader)
+		c.isolate(gone)
+		c.linearize(leader)
+		c.heal()
+	}
+}
+
 // A read index needs an applied entry of the leader's own term. raft's own
 // first entry never reaches a state machine, so without a write the new leader
 // has to add one.
