@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"muster/kvserver"
+	"muster/kvserver/etcdsnap"
 )
 
 const (
@@ -146,7 +147,18 @@ func (p *pair) startEtcd() (address string, err error) {
 	case <-time.After(startTimeout):
 		return "", errors.New("etcd is not ready")
 	}
-	return judge.Clients[0].Addr().String(), nil
+	return judge.Clients[0].Addr().String(), awaitStorage(judge)
+}
+
+// awaitStorage waits until etcd has agreed with itself on a version and has
+// migrated its storage, which both show in its status.
+func awaitStorage(judge *embed.Etcd) error {
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+		if now := judge.Server.StorageVersion(); now != nil && now.String() == etcdsnap.Version {
+			return nil
+		}
+	}
+	return errors.New("etcd has not migrated its storage")
 }
 
 func (p *pair) startOurs() (address string, err error) {
