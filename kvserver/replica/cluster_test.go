@@ -201,13 +201,13 @@ func (c *testCluster) tryPut(i int, key, value string, timeout time.Duration) er
 	return errors.Join(err, outcome.Err)
 }
 
-// put tries again after a timeout, as a client may for a request that does not
-// matter twice: a connection that breaks leaves the outcome unknown.
+// put tries again when the outcome is unknown, as a client may for a request
+// that does not matter twice: a connection breaks, or another leader comes.
 func (c *testCluster) put(i int, key, value string) {
 	c.t.Helper()
 	eventually(c.t, fmt.Sprintf("put %s=%s through m%d", key, value, i), func() bool {
 		err := c.tryPut(i, key, value, 5*testElection)
-		if err != nil && !errors.Is(err, ErrTimeout) {
+		if err != nil && !errors.Is(err, ErrTimeout) && !errors.Is(err, ErrLeaderLost) {
 			c.t.Fatalf("put %s=%s through m%d: %v", key, value, i, err)
 		}
 		return err == nil
