@@ -39,21 +39,18 @@ func measureRequests(ctx context.Context, t tools, kind kind, size int, o option
 	}{
 		{"put, 1 client", 1, o.single, put},
 		{"put, 1000 clients", manyClients, o.puts, put},
-		{"linearizable range, 1000 clients", manyClients, o.ranges, []string{"range", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}},
+		{"linearizable range, 1000 clients", manyClients, o.ranges, []string{"range", "foo"}},
 	}
 	puts := 0
 	for _, load := range loads {
-		args := load.args
 		if load.args[0] == "put" {
 			puts += load.total
-		} else {
-			args = []string{"range", "foo"}
 		}
 		before, err := c.cpu()
 		if err != nil {
 			return err
 		}
-		rate, err := t.drive(ctx, c, load.clients, load.total, args)
+		rate, err := t.drive(ctx, c, load.clients, load.total, load.args)
 		if err != nil {
 			return fmt.Errorf("%s: %w", load.name, err)
 		}

@@ -27,7 +27,6 @@ type options struct {
 	ranges  int
 	single  int
 	keys    int
-	tests   string
 	workDir string
 	musterd string
 }
