@@ -32,6 +32,9 @@ func (c *cluster) add(through *member, name string, learner bool) *member {
 		if each.GetID() == added.GetMember().GetID() {
 			name = m.name
 		}
+		if name == "" {
+			c.t.Fatalf("%s answered a read and is not named on the list: %v", each.GetPeerURLs(), added.GetMembers())
+		}
 		initial = append(initial, name+"="+each.GetPeerURLs()[0])
 	}
 	m.joins = strings.Join(initial, ",")

@@ -59,6 +59,23 @@ func TestDeposedLeaderAnswersNoRead(t *testing.T) {
 	}
 }
 
+// Who has been answered by a member may rely on its name being on the list, for
+// the --initial-cluster of the next one.
+func TestReadsWaitUntilTheMemberIsAnnounced(t *testing.T) {
+	c := startCluster(t, 1)
+	member := c.members[0].Replica
+	unannounced := &Replica{local: member.local, engine: member.engine, reader: member.reader, ready: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(context.Background(), testElection)
+	defer cancel()
+	if err := unannounced.Linearize(ctx); !errors.Is(err, ErrTimeout) {
+		t.Errorf("a read before the member is announced: %v, want ErrTimeout", err)
+	}
+	close(unannounced.ready)
+	if err := unannounced.Linearize(context.Background()); err != nil {
+		t.Errorf("a read after the member is announced: %v", err)
+	}
+}
+
 // A leader without a quorum does not answer reads either.
 func TestIsolatedMemberAnswersNoRead(t *testing.T) {
 	c := startCluster(t, 3)

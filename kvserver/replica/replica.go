@@ -342,8 +342,21 @@ func (r *Replica) MemberConn(ctx context.Context, member uint64) (grpc.ClientCon
 
 // Linearize returns once this member has applied every write that any member
 // acknowledged before the call: a read of the state machine is then
-// linearizable.
+// linearizable. It waits until the member is ready: a client that was answered
+// once finds this member's name on the member list, as it does with etcd, which
+// serves nobody before.
 func (r *Replica) Linearize(ctx context.Context) error {
+	select {
+	case <-r.ready:
+		return r.linearize(ctx)
+	case <-ctx.Done():
+		return timeoutOf(ctx)
+	case <-r.ctx.Done():
+		return ErrStopped
+	}
+}
+
+func (r *Replica) linearize(ctx context.Context) error {
 	began := time.Now()
 	index, err := r.reader.index(ctx)
 	if time.Since(began) > metrics.SlowRead {

@@ -85,7 +85,7 @@ func (r *announcer) run(ctx context.Context) {
 			err = outcome.Err
 		}
 		if err == nil {
-			err = r.Linearize(attempt)
+			err = r.linearize(attempt)
 		}
 		cancel()
 		if err == nil {
