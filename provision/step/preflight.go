@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"muster/provision/observed"
 )
 
 // Limits of Preflight.
@@ -140,7 +142,7 @@ func (e examination) space() {
 		bytes      int64
 		fulfilled  bool
 	}{
-		{"data", e.Want.Member.DataDir, dataMinimum, e.Facts.Data == DataFilled},
+		{"data", e.Want.Member.DataDir, dataMinimum, e.Facts.Data == observed.DataFilled},
 		{"programs", "/usr/local/bin", programsMinimum, hasPrograms(e.Host)},
 		{"uploads", "/var/tmp", programsMinimum, hasPrograms(e.Host)},
 	} {
@@ -246,11 +248,11 @@ func verifiedHost(r *Run) *Host {
 // exists, or give data to a cluster it does not belong to.
 func (e examination) data(verified *Host) {
 	f, dir := e.Facts, e.Want.Member.DataDir
-	noData := f.Data == DataAbsent || f.Data == DataEmpty
+	noData := f.Data == observed.DataAbsent || f.Data == observed.DataEmpty
 	switch {
-	case f.Data == DataLink:
+	case f.Data == observed.DataLink:
 		e.problem("%s is a symbolic link; name the real directory as dataDir", dir)
-	case f.Data == DataFilled && f.Record == (Record{}):
+	case f.Data == observed.DataFilled && f.Record == (observed.Record{}):
 		e.problem("%s holds data and nothing says whose; if nobody needs it, move it away, or name another dataDir", dir)
 	case noData && f.Record.ClusterID != "":
 		e.problem("%s is %s, but this host was member %s of cluster %s: its data is lost; starting it would found a second cluster. Bring the directory back, or, if the whole cluster may be lost, run muster reset --data", dir, f.Data, f.Record.MemberID, f.Record.ClusterID)
@@ -262,7 +264,7 @@ func (e examination) data(verified *Host) {
 // record compares what the host remembers with the inventory.
 func (e examination) record(pkiDir, trusted string) {
 	record := e.Facts.Record
-	if record == (Record{}) {
+	if record == (observed.Record{}) {
 		return
 	}
 	if record.Cluster != e.run.Cluster.Name || record.Token != e.run.Cluster.Token {
@@ -273,7 +275,7 @@ func (e examination) record(pkiDir, trusted string) {
 		e.problem("this host is member %q and cannot be renamed to %q; write name: %s in the inventory", record.Member, e.Name, record.Member)
 	}
 	if record.DataDir != e.Want.Member.DataDir {
-		e.problem("the member's data is in %s; write dataDir: %s, or move the data by hand while the member is stopped and correct %s", record.DataDir, record.DataDir, recordPath)
+		e.problem("the member's data is in %s; write dataDir: %s, or move the data by hand while the member is stopped and correct %s", record.DataDir, record.DataDir, observed.RecordPath)
 	}
 	switch trusted {
 	case record.CA:

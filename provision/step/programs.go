@@ -8,14 +8,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"muster/provision/desired"
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
-
-// restartMark exists on a host between the first change of something its
-// running member uses and the member's restart. A run that is killed in
-// between leaves it for the next one; a reboot, which restarts the member,
-// removes it.
-const restartMark = "/run/muster.restart"
 
 // InstallPrograms uploads the programs that differ, and links the names they
 // also go by.
@@ -88,7 +83,7 @@ func link(ctx context.Context, h *Host, l desired.Link) error {
 }
 
 // setAttributes corrects mode and owner of a file whose content is right.
-func (h *Host) setAttributes(ctx context.Context, f remote.File, have FileFact) error {
+func (h *Host) setAttributes(ctx context.Context, f remote.File, have observed.FileFact) error {
 	if have.Mode == f.Mode.Perm() && have.Owner == f.Owner && have.Group == f.Group {
 		return nil
 	}
@@ -106,7 +101,7 @@ func (h *Host) willRestart(ctx context.Context, path string) error {
 		return nil
 	}
 	_, err := h.Remote.Run(ctx, remote.Command{
-		Label: "note that a restart is due", Script: `: > "$1"`, Args: []string{restartMark},
+		Label: "note that a restart is due", Script: `: > "$1"`, Args: []string{observed.RestartMark},
 	})
 	h.restart = err == nil
 	return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -109,18 +110,18 @@ func checkUnit(ctx context.Context, h *Host) error {
 	return nil
 }
 
-func unitFact(ctx context.Context, h *Host) (UnitFact, error) {
+func unitFact(ctx context.Context, h *Host) (observed.UnitFact, error) {
 	result, err := h.Remote.Run(ctx, remote.Command{
 		Label:  "look at " + h.unit().Name,
 		Script: `systemctl show -p LoadState -p ActiveState -p SubState -p Result -p MainPID -p NRestarts "$1"`,
 		Args:   []string{h.unit().Name},
 	})
 	if err != nil {
-		return UnitFact{}, err
+		return observed.UnitFact{}, err
 	}
-	var u UnitFact
+	var u observed.UnitFact
 	for _, line := range strings.Split(result.Stdout, "\n") {
-		u.set(line)
+		u.Set(line)
 	}
 	return u, nil
 }

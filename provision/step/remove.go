@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -21,8 +22,8 @@ func removalOf(h *Host, withData bool) []string {
 	if withData && hasData(h) {
 		lines = append(lines, h.Want.Member.DataDir+" AND ALL DATA IN IT")
 	}
-	if withData && h.Facts.Record != (Record{}) {
-		lines = append(lines, recordPath)
+	if withData && h.Facts.Record != (observed.Record{}) {
+		lines = append(lines, observed.RecordPath)
 	}
 	if withData && h.Facts.HasUser {
 		lines = append(lines, "the user "+h.Want.Account.User)
@@ -30,7 +31,9 @@ func removalOf(h *Host, withData bool) []string {
 	return lines
 }
 
-func hasData(h *Host) bool { return h.Facts.Data == DataFilled || h.Facts.Data == DataEmpty }
+func hasData(h *Host) bool {
+	return h.Facts.Data == observed.DataFilled || h.Facts.Data == observed.DataEmpty
+}
 
 // ours are the files and links of ours that exist, without the record and the
 // data.
@@ -68,13 +71,13 @@ func CheckRemoval(withData bool) func(context.Context, *Run) error {
 			}
 			record := h.Facts.Record
 			switch {
-			case record != (Record{}) && record.Cluster != h.run.Cluster.Name:
+			case record != (observed.Record{}) && record.Cluster != h.run.Cluster.Name:
 				add("this host belongs to cluster %q, not to %q; use that cluster's inventory", record.Cluster, h.run.Cluster.Name)
-			case record == (Record{}) && withData && h.Facts.Data == DataFilled:
+			case record == (observed.Record{}) && withData && h.Facts.Data == observed.DataFilled:
 				add("%s holds data and nothing says that it is this cluster's; remove it by hand if it may go", h.Want.Member.DataDir)
-			case withData && record != (Record{}) && record.DataDir != h.Want.Member.DataDir:
+			case withData && record != (observed.Record{}) && record.DataDir != h.Want.Member.DataDir:
 				add("the member's data is in %s and the inventory says %s; write dataDir: %[1]s", record.DataDir, h.Want.Member.DataDir)
-			case withData && h.Facts.Data == DataLink:
+			case withData && h.Facts.Data == observed.DataLink:
 				add("%s is a symbolic link; name the real directory as dataDir", h.Want.Member.DataDir)
 			}
 		}
@@ -134,7 +137,7 @@ func RemoveFiles(ctx context.Context, h *Host) error {
 	h.run.Log.Debug("remove", "host", h.Name, "paths", paths)
 	if err := h.changeByScript(ctx, fmt.Sprintf("removed the programs, the unit and the certificates (%d files)", len(paths)), remote.Command{
 		Label:  "remove the installed files",
-		Script: `rm -f -- "$@" && systemctl daemon-reload && rm -f ` + restartMark,
+		Script: `rm -f -- "$@" && systemctl daemon-reload && rm -f ` + observed.RestartMark,
 		Args:   paths,
 	}); err != nil {
 		return err
@@ -170,9 +173,9 @@ func RemoveData(ctx context.Context, h *Host) error {
 			return err
 		}
 	}
-	if h.Facts.Record != (Record{}) {
-		if err := h.changeByScript(ctx, "removed "+recordPath, remote.Command{
-			Label: "remove the record", Script: `rm -f -- "$1"`, Args: []string{recordPath},
+	if h.Facts.Record != (observed.Record{}) {
+		if err := h.changeByScript(ctx, "removed "+observed.RecordPath, remote.Command{
+			Label: "remove the record", Script: `rm -f -- "$1"`, Args: []string{observed.RecordPath},
 		}); err != nil {
 			return err
 		}

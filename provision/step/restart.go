@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -99,7 +100,7 @@ func restartMember(ctx context.Context, h *Host) error {
 	unit := h.unit().Name
 	err := h.changeByScript(ctx, "restarted "+unit, remote.Command{
 		Label:  "restart " + unit,
-		Script: `systemctl stop "$1" && rm -f ` + restartMark + ` && systemctl start --no-block "$1"`,
+		Script: `systemctl stop "$1" && rm -f ` + observed.RestartMark + ` && systemctl start --no-block "$1"`,
 		Args:   []string{unit},
 	})
 	h.restart = h.restart && err != nil

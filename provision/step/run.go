@@ -12,6 +12,7 @@ import (
 	"muster/provision/desired"
 	"muster/provision/inventory"
 	"muster/provision/member"
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -51,7 +52,7 @@ type Host struct {
 	Want desired.Host
 	// Remote is the connection; nil before Connect and when it failed.
 	Remote *remote.Host
-	Facts  Facts
+	Facts  observed.Facts
 
 	run  *Run
 	lock *heldLock

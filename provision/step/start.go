@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -18,7 +19,7 @@ func StartMembers(ctx context.Context, r *Run) error {
 		unit := h.unit().Name
 		err := h.changeByScript(ctx, "started "+unit, remote.Command{
 			Label:  "start " + unit,
-			Script: `systemctl reset-failed "$1" 2>/dev/null; rm -f ` + restartMark + `; systemctl start --no-block "$1"`,
+			Script: `systemctl reset-failed "$1" 2>/dev/null; rm -f ` + observed.RestartMark + `; systemctl start --no-block "$1"`,
 			Args:   []string{unit},
 		})
 		if err != nil {

@@ -1,4 +1,4 @@
-package step
+package observed
 
 import (
 	"fmt"
@@ -38,6 +38,11 @@ link|musterctl|/usr/local/bin/etcdctl
 sha256|e3b0c4|/etc/muster/pki/server.key
 free|data /dev/sda1 20509264 4433280 15008836 23% /
 free|programs
+text|/etc/systemd/system/musterd.service
+[Unit]
+data|absent
+
+end of text|/etc/systemd/system/musterd.service
 data|filled
 sync|65536 bytes (66 kB, 64 KiB) copied, 0.016 s, 4.1 MB/s
 record|{"cluster":"prod","token":"t","member":"controller-0","dataDir":"/var/lib/muster","ca":"ab","clusterID":"c1"}
@@ -61,10 +66,11 @@ func TestParseFacts(t *testing.T) {
 			{netip.MustParseAddrPort("127.0.0.53:53"), `("systemd-resolve",pid=99,fd=14)`, 99},
 		},
 		Files: map[string]FileFact{
-			"/etc/muster":                {Type: "directory", Mode: 0o755, Owner: "root", Group: "root"},
-			"/etc/muster/pki/server.key": {Type: "regular file", Mode: 0o640, Owner: "root", Group: "muster", SHA256: "e3b0c4"},
-			"/etc/empty|odd":             {Type: "regular file", Mode: 0o4755, Owner: "root", Group: "root"},
-			"/usr/local/bin/etcdctl":     {Type: "symbolic link", Mode: 0o777, Owner: "root", Group: "root", Target: "musterctl"},
+			"/etc/muster":                         {Type: "directory", Mode: 0o755, Owner: "root", Group: "root"},
+			"/etc/muster/pki/server.key":          {Type: "regular file", Mode: 0o640, Owner: "root", Group: "muster", SHA256: "e3b0c4"},
+			"/etc/empty|odd":                      {Type: "regular file", Mode: 0o4755, Owner: "root", Group: "root"},
+			"/usr/local/bin/etcdctl":              {Type: "symbolic link", Mode: 0o777, Owner: "root", Group: "root", Target: "musterctl"},
+			"/etc/systemd/system/musterd.service": {Text: "[Unit]\ndata|absent\n"},
 		},
 		Free: map[string]int64{"data": 15008836 << 10}, Data: DataFilled, Sync: time.Millisecond,
 		Record:         Record{Cluster: "prod", Token: "t", Member: "controller-0", DataDir: "/var/lib/muster", CA: "ab", ClusterID: "c1"},

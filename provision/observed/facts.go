@@ -1,4 +1,6 @@
-package step
+// Package observed is what a host is and has, as one script run there tells
+// it. Nothing is changed by looking.
+package observed
 
 import (
 	"fmt"
@@ -47,6 +49,8 @@ type FileFact struct {
 	Group  string
 	SHA256 string // of a file
 	Target string // of a link
+	// Text is the content of a unit or a certificate; nothing else is read.
+	Text string
 }
 
 // DataState says what a host has for a data directory.
@@ -82,12 +86,14 @@ type Socket struct {
 	PID     int
 }
 
-// parseFacts reads the output of factsScript, which ran between begin and
-// end.
+// parseFacts reads the output of script, which ran between begin and end.
 func parseFacts(text string, begin, end time.Time) (Facts, error) {
 	f := Facts{Files: map[string]FileFact{}, Free: map[string]int64{}}
 	var clocks []time.Time
-	for _, line := range strings.Split(text, "\n") {
+	rest := text
+	for rest != "" {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\n")
 		kind, value, ok := strings.Cut(line, "|")
 		if !ok {
 			continue
@@ -104,6 +110,10 @@ func parseFacts(text string, begin, end time.Time) (Facts, error) {
 			err = f.addFree(value)
 		case "record":
 			f.Record, err = parseRecord(value)
+		case "text":
+			file := f.Files[value]
+			file.Text, rest, _ = strings.Cut(rest, "\nend of text|"+value+"\n")
+			f.Files[value] = file
 		default:
 			f.addText(kind, value)
 		}
@@ -138,7 +148,7 @@ func (f *Facts) addText(kind, value string) {
 	case "group":
 		f.HasGroup = value != ""
 	case "unit":
-		f.Unit.set(value)
+		f.Unit.Set(value)
 	case "socket":
 		if s, ok := parseSocket(value); ok {
 			f.Sockets = append(f.Sockets, s)
@@ -194,7 +204,8 @@ func (f *Facts) addFree(value string) error {
 	return err
 }
 
-func (u *UnitFact) set(property string) {
+// Set takes over one line of systemctl show: "Property=value".
+func (u *UnitFact) Set(property string) {
 	name, value, _ := strings.Cut(property, "=")
 	switch name {
 	case "LoadState":

@@ -1,0 +1,123 @@
+package observed
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"muster/provision/desired"
+	"muster/provision/remote"
+)
+
+// RestartMark exists on a host between the first change of something its
+// running member uses and the member's restart. A run that is killed in
+// between leaves it for the next one; a reboot, which restarts the member,
+// removes it.
+const RestartMark = "/run/muster.restart"
+
+// script reads everything there is to know about a host in one round
+// trip, as "kind|value" lines. It changes nothing, but for the file that
+// measures how fast the disk is: that goes away again, and is not made where a
+// member has data or where nothing at all may be touched.
+//
+// Arguments: data directory, unit, user, group, record, "probe" to measure the
+// disk, then the paths of everything the host should have.
+const script = `datadir=$1 unit=$2 user=$3 group=$4 record=$5 probe=$6
+shift 6
+say() { printf '%s|%s\n' "$1" "$2"; }
+free() {
+	dir=$2
+	while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
+	say free "$1 $(df -Pk "$dir" | tail -n 1)"
+}
+say clock "$(date +%s%N)"
+say machine "$(uname -m)"
+say kernel "$(uname -s)"
+for tool in ` + requiredTools + `; do
+	command -v "$tool" >/dev/null 2>&1 || say missing "$tool"
+done
+[ -d /run/systemd/system ] && say systemd "$(systemctl --version 2>/dev/null | head -n 1)"
+say user "$(getent passwd "$user")"
+say group "$(getent group "$group")"
+systemctl show -p LoadState -p ActiveState -p SubState -p Result -p UnitFileState -p MainPID -p NeedDaemonReload -p NRestarts "$unit" 2>/dev/null |
+	while read -r line; do say unit "$line"; done
+command -v ss >/dev/null 2>&1 || say sockets unknown
+ss -Hltnp 2>/dev/null | while read -r line; do say socket "$line"; done
+stat -c 'file|%F|%a|%U|%G|%n' -- "$@" 2>/dev/null
+for path in "$@"; do
+	[ -L "$path" ] && say link "$(readlink "$path")|$path"
+done
+sha256sum -- "$@" 2>/dev/null | while read -r sum path; do say sha256 "$sum|$path"; done
+for path in "$@"; do
+	case $path in
+	*.crt | *.service | *.timer)
+		if [ -f "$path" ]; then
+			say text "$path"
+			head -c 65536 "$path"
+			printf '\nend of text|%s\n' "$path"
+		fi
+		;;
+	esac
+done
+free data "$datadir"
+free programs /usr/local/bin
+free uploads /var/tmp
+if [ -L "$datadir" ]; then
+	say data link
+elif [ ! -d "$datadir" ]; then
+	say data absent
+elif [ -n "$(ls -A "$datadir" 2>/dev/null)" ]; then
+	say data filled
+else
+	say data empty
+fi
+if [ "$probe" = probe ] && [ ! -L "$datadir" ] && [ -z "$(ls -A "$datadir" 2>/dev/null)" ]; then
+	dir=$datadir
+	while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
+	say sync "$(dd if=/dev/zero of="$dir/.muster-sync-probe" bs=4k count=` + syncProbes + ` oflag=dsync 2>&1 | tail -n 1)"
+	rm -f "$dir/.muster-sync-probe"
+fi
+say record "$(cat "$record" 2>/dev/null)"
+[ -e ` + RestartMark + ` ] && say restart yes
+say clock "$(date +%s%N)"
+`
+
+// requiredTools are the commands a host must have beyond the shell's own.
+const requiredTools = "cat chmod chown date df flock getent groupadd head install journalctl ln mktemp mv readlink rm sha256sum stat sync systemctl systemd-analyze tail timeout useradd"
+
+// syncProbes is how many 4 KiB blocks are written, each flushed to disk, to
+// learn how fast the disk flushes.
+const syncProbes = "16"
+
+// Gather asks a host about everything it should have. Without probe nothing on
+// the host is touched, and Facts.Sync stays 0.
+func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe bool) (Facts, error) {
+	args := []string{want.Member.DataDir, want.Units[0].Name, want.Account.User, want.Account.Group, RecordPath, "touch nothing"}
+	if probe {
+		args[len(args)-1] = "probe"
+	}
+	for _, d := range want.Directories {
+		args = append(args, d.Path)
+	}
+	for _, f := range want.Files {
+		args = append(args, f.Path)
+	}
+	for _, b := range want.Binaries {
+		args = append(args, b.Path)
+	}
+	for _, l := range want.Links {
+		args = append(args, l.Path)
+	}
+	begin := time.Now()
+	result, err := host.Run(ctx, remote.Command{
+		Label: "read the facts", Script: script, Args: args, AsLogin: host.Privilege().Problem != "",
+	})
+	if err != nil {
+		return Facts{}, err
+	}
+	facts, err := parseFacts(result.Stdout, begin, begin.Add(result.Elapsed))
+	if err != nil {
+		return Facts{}, fmt.Errorf("%s: read the facts: %w", want.Name, err)
+	}
+	return facts, nil
+}

@@ -1,0 +1,38 @@
+package observed
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// RecordPath is where a host keeps its Record.
+const RecordPath = "/etc/muster/cluster.json"
+
+// Record is what a host remembers about the cluster it was made a member of.
+// It protects the data directory: data is never given to another cluster, and
+// a member whose data is gone never founds a cluster of its own.
+type Record struct {
+	Cluster string `json:"cluster"`
+	Token   string `json:"token"`
+	Member  string `json:"member"`
+	DataDir string `json:"dataDir"`
+	// CA is the SHA-256 of the CA's certificate in DER, hexadecimal.
+	CA string `json:"ca"`
+	// ClusterID and MemberID are hexadecimal, as etcd prints them. They are
+	// empty until the cluster was verified for the first time.
+	ClusterID string `json:"clusterID,omitempty"`
+	MemberID  string `json:"memberID,omitempty"`
+}
+
+// parseRecord reads the record's one line; an empty one is the zero Record.
+func parseRecord(line string) (Record, error) {
+	var r Record
+	if strings.TrimSpace(line) == "" {
+		return r, nil
+	}
+	if err := json.Unmarshal([]byte(line), &r); err != nil {
+		return r, fmt.Errorf("%s is not muster's record: %w; move the file away if it is not needed", RecordPath, err)
+	}
+	return r, nil
+}
