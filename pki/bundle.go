@@ -77,10 +77,9 @@ func (e *Error) Unwrap() error { return e.err }
 func (e *Error) Hint() string { return e.hint }
 
 // OpenClient reads what is needed to talk to the cluster as muster itself: the
-// CA's certificate and the healthcheck client's pair. It changes nothing but the
-// mode of a key that others could read.
+// CA's certificate and the healthcheck client's pair. It changes nothing.
 func OpenClient(dir string) (ca []byte, client Pair, err error) {
-	d := directory{root: dir}
+	d := directory{root: dir, lookOnly: true}
 	for _, file := range []struct {
 		name string
 		into *[]byte
