@@ -59,22 +59,11 @@ const lookTimeout = 5 * time.Second
 // asked.
 func GetStatus(ctx context.Context, cluster *inventory.Cluster, o Options) (*Status, error) {
 	o = o.withDefaults()
-	ca, client, err := pki.OpenClient(cluster.PKI.Dir)
-	if err != nil {
-		return nil, err
-	}
-	r, err := begin("status", cluster, o)
+	r, unreachable, err := beginAsking(ctx, "status", cluster, o)
 	if err != nil {
 		return nil, err
 	}
 	defer finish(r)
-	r.Bundle.CA, r.Bundle.HealthcheckClient = ca, client
-	unreachable := make([]error, len(r.Hosts))
-	var wg sync.WaitGroup
-	for i, h := range r.Hosts {
-		wg.Go(func() { unreachable[i] = step.Connect(ctx, h) })
-	}
-	wg.Wait()
 	status := survey(ctx, r)
 	for i, err := range unreachable {
 		if err != nil {
