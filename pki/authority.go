@@ -38,35 +38,63 @@ const (
 // as errors as well, so nothing is lost.
 var quietly = sync.OnceFunc(func() { cfssllog.Level = cfssllog.LevelFatal })
 
-// authority is a CA. The key is nil when the directory does not hold it.
+// authority is a CA.
 type authority struct {
-	certPEM []byte
+	bundle  []byte // PEM: every CA to trust, the one that signs first
 	cert    *x509.Certificate
-	key     crypto.Signer
+	trusted []*x509.Certificate // those of the bundle
+	// key is nil when the directory does not hold it, or holds it encrypted.
+	key crypto.Signer
+	// sealed is the encrypted key.
+	sealed []byte
 }
 
 // parseAuthority reads a CA and checks that its parts belong together. The
-// key may be empty.
-func parseAuthority(certPEM, keyPEM []byte) (authority, error) {
-	cert, err := helpers.ParseCertificatePEM(certPEM)
+// key may be empty, or encrypted: then the check waits until it is opened.
+func parseAuthority(bundle, key []byte) (authority, error) {
+	certs, err := parseCAs(bundle)
 	if err != nil {
-		return authority{}, fmt.Errorf("%s holds no single certificate: %w", caCert, err)
+		return authority{}, fmt.Errorf("%s %w", caCert, err)
 	}
-	if !cert.IsCA {
-		return authority{}, fmt.Errorf("%s is the certificate of %q, which is not a CA", caCert, cert.Subject.CommonName)
+	ca := authority{bundle: bundle, cert: certs[0], trusted: certs}
+	switch {
+	case len(key) == 0:
+	case isSealed(key):
+		ca.sealed = key
+	default:
+		err = ca.setKey(key)
 	}
-	ca := authority{certPEM: certPEM, cert: cert}
-	if len(keyPEM) == 0 {
-		return ca, nil
+	return ca, err
+}
+
+// parseCAs reads one or more certificates of CAs.
+func parseCAs(bundle []byte) ([]*x509.Certificate, error) {
+	certs, err := helpers.ParseCertificatesPEM(bundle)
+	if err == nil && len(certs) == 0 {
+		err = errors.New("it is empty")
 	}
-	ca.key, err = helpers.ParsePrivateKeyPEM(keyPEM)
 	if err != nil {
-		return authority{}, fmt.Errorf("%s holds no private key: %w", caKey, err)
+		return nil, fmt.Errorf("holds no certificate: %w", err)
 	}
-	if !samePublicKey(cert.PublicKey, ca.key.Public()) {
-		return authority{}, fmt.Errorf("%s and %s do not belong together", caCert, caKey)
+	for _, cert := range certs {
+		if !cert.IsCA {
+			return nil, fmt.Errorf("is the certificate of %q, which is not a CA", cert.Subject.CommonName)
+		}
 	}
-	return ca, nil
+	return certs, nil
+}
+
+// setKey gives the CA its key, in PEM.
+func (ca *authority) setKey(keyPEM []byte) error {
+	key, err := helpers.ParsePrivateKeyPEM(keyPEM)
+	if err != nil {
+		return fmt.Errorf("%s holds no private key: %w", caKey, err)
+	}
+	if !samePublicKey(ca.cert.PublicKey, key.Public()) {
+		return fmt.Errorf("%s and %s do not belong together", caCert, caKey)
+	}
+	ca.key = key
+	return nil
 }
 
 func samePublicKey(a, b crypto.PublicKey) bool {
@@ -126,27 +154,34 @@ func (ca authority) issue(want leaf, algorithm Algorithm, now time.Time, lifetim
 	if err != nil {
 		return Pair{}, err
 	}
+	cert, err := ca.signRequest(request, want.usages, nil, now, lifetime)
+	if err != nil {
+		return Pair{}, err
+	}
+	return Pair{Cert: cert, Key: key}, nil
+}
+
+// signRequest signs a request in PEM. The names given, if any, replace those
+// in the request.
+func (ca authority) signRequest(request []byte, usages []x509.ExtKeyUsage, hosts []string, now time.Time, lifetime time.Duration) ([]byte, error) {
 	profile := &config.SigningProfile{
-		Usage:  append([]string{"digital signature", "key encipherment"}, usageNames(want.usages)...),
+		Usage:  append([]string{"digital signature", "key encipherment"}, usageNames(usages)...),
 		Expiry: lifetime,
 	}
 	s, err := local.NewSigner(ca.key, ca.cert, signer.DefaultSigAlgo(ca.key), &config.Signing{Default: profile})
 	if err != nil {
-		return Pair{}, err
+		return nil, err
 	}
 	notAfter := now.Add(lifetime)
 	if notAfter.After(ca.cert.NotAfter) {
 		notAfter = ca.cert.NotAfter
 	}
-	cert, err := s.Sign(signer.SignRequest{
+	return s.Sign(signer.SignRequest{
 		Request:   string(request),
+		Hosts:     hosts,
 		NotBefore: now.Add(-backdate),
 		NotAfter:  notAfter,
 	})
-	if err != nil {
-		return Pair{}, err
-	}
-	return Pair{Cert: cert, Key: key}, nil
 }
 
 func usageNames(usages []x509.ExtKeyUsage) []string {

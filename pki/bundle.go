@@ -31,6 +31,10 @@ type Spec struct {
 	CALifetime   time.Duration
 	LeafLifetime time.Duration
 	Hosts        []Host
+	// External says that somebody else signs: the directory holds the CA's
+	// certificate and, unless it is complete, requests for what is missing.
+	// The algorithm and the lifetimes are then those of new keys only.
+	External bool
 }
 
 // Host is one machine that gets a server and a peer certificate.
@@ -51,11 +55,13 @@ type Pair struct {
 // Bundle holds the certificates of a cluster. The CA's key is not in it: it
 // never leaves this package.
 type Bundle struct {
-	CA    []byte // PEM
+	CA    []byte // PEM: every CA to trust, the one that signs first
 	Hosts map[string]HostPairs
 
 	HealthcheckClient   Pair // for muster's own checks
 	APIServerEtcdClient Pair // for the kube-apiserver
+
+	Clients map[string]Pair // for whoever else, by name
 }
 
 // HostPairs are the certificates of one host.

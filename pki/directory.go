@@ -95,6 +95,40 @@ func (d directory) write(name string, content []byte, mode fs.FileMode) error {
 	return d.checkpoint(name + " kept")
 }
 
+// remove removes a file, which need not be there.
+func (d directory) remove(name string) error {
+	err := os.Remove(d.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(d.path(name))); err != nil {
+		return err
+	}
+	return d.checkpoint(name + " removed")
+}
+
+// rename gives a file another name, replacing what has it.
+func (d directory) rename(from, to string) error {
+	if err := os.Rename(d.path(from), d.path(to)); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(d.path(to))); err != nil {
+		return err
+	}
+	return d.checkpoint(to + " named")
+}
+
+func (d directory) exists(name string) (bool, error) {
+	_, err := os.Lstat(d.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // makeParents makes a directory below the root that is not there yet.
 func (d directory) makeParents(dir string) error {
 	if dir == "." {

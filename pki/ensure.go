@@ -2,29 +2,37 @@ package pki
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
+	"strings"
 	"time"
-)
-
-// Files of a PKI directory. Operators copy them by these names.
-const (
-	caCert              = "ca.crt"
-	caKey               = "ca.key"
-	hostsDir            = "hosts"
-	serverName          = "server"
-	peerName            = "peer"
-	healthcheckClient   = "healthcheck-client"
-	apiserverEtcdClient = "apiserver-etcd-client"
 )
 
 // Change is one certificate that was made.
 type Change struct {
 	Path   string // of the certificate, relative to the directory
 	Reason string // what was wrong with the one that was there
+}
+
+// Store is the directory of one cluster's certificates.
+type Store struct {
+	dir   string
+	vault vault
+	now   func() time.Time
+	// checkpoint is called after each step that reaches the disk; its error
+	// ends the run there, as a kill would.
+	checkpoint func(step string) error
+}
+
+// Open returns the store in a directory, which need not exist yet.
+func Open(dir string, keys Keys) *Store {
+	return &Store{dir: dir, vault: vault{keys: keys}, now: time.Now, checkpoint: func(string) error { return nil }}
+}
+
+// Ensure is the Ensure of a Store whose CA's key is not encrypted.
+func Ensure(ctx context.Context, dir string, spec Spec) (Bundle, []Change, error) {
+	return Open(dir, Keys{}).Ensure(ctx, spec)
 }
 
 // Ensure makes the directory hold every certificate of the spec and returns
@@ -38,51 +46,96 @@ type Change struct {
 // killed at any point leaves a directory which the next run completes with
 // the same CA. Runs exclude each other; the second waits for the first for a
 // few seconds.
-func Ensure(ctx context.Context, dir string, spec Spec) (Bundle, []Change, error) {
-	return ensure(ctx, dir, spec, time.Now, func(string) error { return nil })
+func (s *Store) Ensure(ctx context.Context, spec Spec) (Bundle, []Change, error) {
+	return s.issue(ctx, spec, nil)
 }
 
-// ensure is Ensure at a given time. The checkpoint is called after each step
-// that reaches the disk; its error ends the run there, as a kill would.
-func ensure(ctx context.Context, dir string, spec Spec, now func() time.Time, checkpoint func(step string) error) (Bundle, []Change, error) {
+// Renew is Ensure that also replaces the leaves for which due returns true.
+// The path is relative and has no extension.
+func (s *Store) Renew(ctx context.Context, spec Spec, due func(path string, expires time.Time) bool) (Bundle, []Change, error) {
+	return s.issue(ctx, spec, due)
+}
+
+func (s *Store) issue(ctx context.Context, spec Spec, due func(string, time.Time) bool) (Bundle, []Change, error) {
 	if err := spec.check(); err != nil {
 		return Bundle{}, nil, err
 	}
-	d := directory{root: dir, checkpoint: checkpoint}
-	if err := d.open(); err != nil {
-		return Bundle{}, nil, err
-	}
-	unlock, err := lock(ctx, dir)
+	run := &issuing{spec: spec, vault: &s.vault, due: due}
+	var bundle Bundle
+	err := s.locked(ctx, func(d directory) error {
+		run.dir, run.now = d, s.now()
+		if err := run.loadCA(); err != nil {
+			return err
+		}
+		var err error
+		bundle, err = run.leaves(ctx)
+		return err
+	})
 	if err != nil {
-		return Bundle{}, nil, err
-	}
-	defer unlock()
-
-	run := &issuing{spec: spec, dir: d, now: now()}
-	if err := run.loadCA(); err != nil {
 		return Bundle{}, run.changes, err
-	}
-	bundle := Bundle{CA: run.ca.certPEM, Hosts: map[string]HostPairs{}}
-	for _, want := range spec.leaves() {
-		if err := ctx.Err(); err != nil {
-			return Bundle{}, run.changes, fmt.Errorf("make the certificate %s: %w", want.path, err)
-		}
-		pair, err := run.leaf(want)
-		if err != nil {
-			return Bundle{}, run.changes, err
-		}
-		want.store(&bundle, pair)
 	}
 	return bundle, run.changes, nil
 }
 
-// issuing is one run of Ensure.
+// locked opens the directory, excludes other runs from it, and completes what
+// a killed run has begun.
+func (s *Store) locked(ctx context.Context, do func(directory) error) error {
+	d := directory{root: s.dir, checkpoint: s.checkpoint}
+	if err := d.open(); err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, s.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.settle(); err != nil {
+		return fmt.Errorf("complete the change of the CA in %s: %w", s.dir, err)
+	}
+	return do(d)
+}
+
+// issuing is one run of Ensure or Renew.
 type issuing struct {
 	spec    Spec
 	dir     directory
+	vault   *vault
+	due     func(path string, expires time.Time) bool // nil for none
 	now     time.Time
 	ca      authority
 	changes []Change
+}
+
+// leaves returns every leaf, made where it has to be.
+func (r *issuing) leaves(ctx context.Context) (Bundle, error) {
+	clients, err := r.dir.clients()
+	if err != nil {
+		return Bundle{}, err
+	}
+	bundle := Bundle{CA: r.ca.bundle, Hosts: map[string]HostPairs{}, Clients: map[string]Pair{}}
+	var unfit []string
+	for _, want := range append(r.spec.leaves(), clients...) {
+		if err := ctx.Err(); err != nil {
+			return Bundle{}, fmt.Errorf("make the certificate %s: %w", want.path, err)
+		}
+		pair, err := r.leaf(want)
+		var misfit *unfitError
+		if errors.As(err, &misfit) {
+			unfit = append(unfit, misfit.Error())
+			continue
+		}
+		if err != nil {
+			return Bundle{}, err
+		}
+		want.store(&bundle, pair)
+	}
+	if len(unfit) > 0 {
+		return Bundle{}, &Error{
+			err:  fmt.Errorf("use the certificates in %s, which another CA has to sign:\n  %s", r.dir.root, strings.Join(unfit, "\n  ")),
+			hint: "muster certs csr writes a request beside each; have them signed and put the certificates there",
+		}
+	}
+	return bundle, nil
 }
 
 // loadCA reads the CA, completing or making it when it is not whole. The key
@@ -99,6 +152,12 @@ func (r *issuing) loadCA() error {
 	if err != nil && !noCert {
 		return fmt.Errorf("read the certificate of the CA: %w", err)
 	}
+	if r.spec.External {
+		if noCert {
+			return r.noExternalCA()
+		}
+		key = nil // were it there, it would not be used
+	}
 	if noKey && noCert {
 		if key, err = newKey(r.spec.Algorithm); err != nil {
 			return fmt.Errorf("make the key of the CA: %w", err)
@@ -108,6 +167,11 @@ func (r *issuing) loadCA() error {
 		}
 	}
 	if noCert {
+		if isSealed(key) {
+			if key, err = r.vault.open(caKey, key); err != nil {
+				return err
+			}
+		}
 		if cert, err = selfSign(key, r.spec.CALifetime); err != nil {
 			return fmt.Errorf("make the certificate of the CA from %s: %w", r.dir.path(caKey), err)
 		}
@@ -132,6 +196,13 @@ func (r *issuing) loadCA() error {
 	return nil
 }
 
+func (r *issuing) noExternalCA() error {
+	return &Error{
+		err:  fmt.Errorf("use the CA in %s: %s is missing", r.dir.root, caCert),
+		hint: "the inventory says pki.external: put the certificate of the CA that signs for this cluster there",
+	}
+}
+
 // leaf returns the pair that is there, or a new one when that does not fit.
 func (r *issuing) leaf(want leaf) (Pair, error) {
 	pair, reason, err := r.existing(want)
@@ -141,26 +212,49 @@ func (r *issuing) leaf(want leaf) (Pair, error) {
 	if reason == "" {
 		return pair, nil
 	}
-	if r.ca.key == nil {
-		return Pair{}, &Error{
-			err:  fmt.Errorf("make the certificate %s (%s): the CA's key %s is missing", want.certPath(), reason, r.dir.path(caKey)),
-			hint: "put the key back for the time of this run",
-		}
+	if r.spec.External {
+		return Pair{}, &unfitError{want.certPath() + ": " + reason}
+	}
+	if err := r.unlock(); err != nil {
+		return Pair{}, fmt.Errorf("make the certificate %s (%s): %w", want.certPath(), reason, err)
 	}
 	pair, err = r.ca.issue(want, r.spec.Algorithm, r.now, r.spec.LeafLifetime)
 	if err != nil {
 		return Pair{}, fmt.Errorf("make the certificate %s: %w", want.certPath(), err)
 	}
+	return pair, r.keep(want, pair, reason)
+}
+
+// unlock makes the CA's key ready for use.
+func (r *issuing) unlock() error {
+	if r.ca.key != nil {
+		return nil
+	}
+	if r.ca.sealed == nil {
+		return &Error{
+			err:  fmt.Errorf("the CA's key %s is missing", r.dir.path(caKey)),
+			hint: "put the key back for the time of this run; if it is lost for good, muster certs rotate-ca makes a new CA without a pause",
+		}
+	}
+	key, err := r.vault.open(caKey, r.ca.sealed)
+	if err != nil {
+		return err
+	}
+	return r.ca.setKey(key)
+}
+
+// keep puts a pair on the disk.
+func (r *issuing) keep(want leaf, pair Pair, reason string) error {
 	// Killed between the two writes, the pair does not match: the next run
 	// sees that and makes another.
 	if err := r.dir.write(want.keyPath(), pair.Key, secretMode); err != nil {
-		return Pair{}, fmt.Errorf("keep the key %s: %w", want.keyPath(), err)
+		return fmt.Errorf("keep the key %s: %w", want.keyPath(), err)
 	}
 	if err := r.dir.write(want.certPath(), pair.Cert, publicMode); err != nil {
-		return Pair{}, fmt.Errorf("keep the certificate %s: %w", want.certPath(), err)
+		return fmt.Errorf("keep the certificate %s: %w", want.certPath(), err)
 	}
 	r.changes = append(r.changes, Change{Path: want.certPath(), Reason: reason})
-	return pair, nil
+	return nil
 }
 
 // existing reads a leaf and says why it has to be replaced, if it has to.
@@ -179,43 +273,24 @@ func (r *issuing) existing(want leaf) (pair Pair, reason string, err error) {
 	if err != nil {
 		return Pair{}, "", err
 	}
-	return pair, r.ca.misfit(pair, want, r.spec.Algorithm, r.now), nil
-}
-
-// leaf is one certificate to have.
-type leaf struct {
-	path       string // relative, without extension
-	commonName string
-	sans       []string // canonical, sorted, without repetition
-	usages     []x509.ExtKeyUsage
-	store      func(*Bundle, Pair)
-}
-
-func (l leaf) certPath() string { return l.path + ".crt" }
-func (l leaf) keyPath() string  { return l.path + ".key" }
-
-// leaves lists the certificates of the spec in the order they are made. The
-// names and usages are those of kubeadm's etcd certificates.
-func (s Spec) leaves() []leaf {
-	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	client := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	var all []leaf
-	for _, h := range s.Hosts {
-		dir := filepath.Join(hostsDir, h.Name)
-		sans := h.sans()
-		all = append(all,
-			leaf{filepath.Join(dir, serverName), h.Name, sans, both, func(b *Bundle, p Pair) {
-				pairs := b.Hosts[h.Name]
-				pairs.Server = p
-				b.Hosts[h.Name] = pairs
-			}},
-			leaf{filepath.Join(dir, peerName), h.Name, sans, both, func(b *Bundle, p Pair) {
-				pairs := b.Hosts[h.Name]
-				pairs.Peer = p
-				b.Hosts[h.Name] = pairs
-			}})
+	judge := r.ca.misfit
+	if r.spec.External {
+		judge = r.ca.externalMisfit
 	}
-	return append(all,
-		leaf{healthcheckClient, "kube-etcd-healthcheck-client", nil, client, func(b *Bundle, p Pair) { b.HealthcheckClient = p }},
-		leaf{apiserverEtcdClient, "kube-apiserver-etcd-client", nil, client, func(b *Bundle, p Pair) { b.APIServerEtcdClient = p }})
+	reason = judge(pair, want, r.spec.Algorithm, r.now)
+	if reason == "" && r.due != nil {
+		cert, err := parseLeaf(pair)
+		if err != nil {
+			return Pair{}, "", err
+		}
+		if r.due(want.path, cert.NotAfter) {
+			reason = "to be renewed"
+		}
+	}
+	return pair, reason, nil
 }
+
+// unfitError is a leaf that somebody else has to replace.
+type unfitError struct{ text string }
+
+func (e *unfitError) Error() string { return e.text }

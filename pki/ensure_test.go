@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
@@ -331,6 +332,12 @@ func everyLeaf() []string {
 	return paths
 }
 
+func ensure(ctx context.Context, dir string, spec Spec, now func() time.Time, checkpoint func(string) error) (Bundle, []Change, error) {
+	s := Open(dir, Keys{})
+	s.now, s.checkpoint = now, checkpoint
+	return s.Ensure(ctx, spec)
+}
+
 func noCheckpoint(string) error { return nil }
 
 func must(t *testing.T, err error) {
@@ -391,7 +398,7 @@ func TestForeignCA(t *testing.T) {
 
 	must(t, os.WriteFile(filepath.Join(dir, caCert), nil, 0o644))
 	_, _, err = Ensure(t.Context(), dir, threeHosts())
-	wantError(t, err, "holds no single certificate", "put back")
+	wantError(t, err, "holds no certificate", "put back")
 
 	// The key alone is enough to go on with the same CA.
 	must(t, os.WriteFile(filepath.Join(dir, caKey), key, 0o600))

@@ -19,11 +19,14 @@ func examine(dir string, spec Spec, now time.Time) (Bundle, []Change, error) {
 		return Bundle{}, nil, err
 	}
 	run := &issuing{spec: spec, dir: directory{root: dir, lookOnly: true}, now: now}
-	bundle := Bundle{Hosts: map[string]HostPairs{}}
+	bundle := Bundle{Hosts: map[string]HostPairs{}, Clients: map[string]Pair{}}
 	cert, err := run.dir.read(caCert)
 	noCA := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !noCA {
 		return Bundle{}, nil, fmt.Errorf("read the certificate of the CA: %w", err)
+	}
+	if noCA && spec.External {
+		return Bundle{}, nil, run.noExternalCA()
 	}
 	if noCA {
 		run.changes = append(run.changes, Change{Path: caCert, Reason: reasonMissing})
@@ -36,7 +39,11 @@ func examine(dir string, spec Spec, now time.Time) (Bundle, []Change, error) {
 		}
 		bundle.CA = cert
 	}
-	for _, want := range spec.leaves() {
+	clients, err := run.dir.clients()
+	if err != nil {
+		return Bundle{}, nil, err
+	}
+	for _, want := range append(spec.leaves(), clients...) {
 		pair, reason, err := Pair{}, reasonMissing, error(nil)
 		if !noCA {
 			pair, reason, err = run.existing(want)

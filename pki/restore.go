@@ -1,0 +1,119 @@
+package pki
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+)
+
+// Found is what the hosts of a cluster still have of its certificates.
+type Found struct {
+	CA                []byte // PEM
+	Hosts             map[string]HostPairs
+	HealthcheckClient Pair
+}
+
+// Restore writes what the hosts have, and the directory lacks, into the
+// directory. What the directory has is never replaced. The CA's key and the
+// certificates of other clients are on no host: what of the spec is still
+// missing afterwards is returned, by path.
+func (s *Store) Restore(ctx context.Context, spec Spec, found Found) (changes []Change, missing []string, err error) {
+	if err := spec.check(); err != nil {
+		return nil, nil, err
+	}
+	ca, err := parseAuthority(found.CA, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("use the CA of the hosts: %w", err)
+	}
+	d := directory{root: s.dir, checkpoint: s.checkpoint}
+	if err := d.adopt(spec); err != nil {
+		return nil, nil, err
+	}
+	unlock, err := lock(ctx, s.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	// The CA comes first: a directory that has it is recognized as ours.
+	have, err := d.read(caCert)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := d.write(caCert, found.CA, publicMode); err != nil {
+			return nil, nil, err
+		}
+		changes = append(changes, Change{caCert, reasonMissing})
+	case err != nil:
+		return nil, nil, err
+	default:
+		certs, err := parseCAs(have)
+		if err != nil || !holds(certs, found.CA) {
+			return nil, nil, &Error{fmt.Errorf("the hosts trust another CA than %s", d.path(caCert)),
+				"name another directory as pki.dir to rebuild this cluster's certificates there"}
+		}
+	}
+	bundle := Bundle{Hosts: found.Hosts, HealthcheckClient: found.HealthcheckClient}
+	run := &issuing{spec: spec, dir: d, now: s.now(), ca: ca}
+	for _, want := range spec.leaves() {
+		reason, err := run.restore(want, want.load(bundle))
+		if err != nil {
+			return nil, nil, err
+		}
+		if reason != "" {
+			missing = append(missing, fmt.Sprintf("%s (%s)", want.certPath(), reason))
+		}
+	}
+	if there, err := d.exists(caKey); err != nil || !there && !spec.External {
+		missing = append(missing, caKey)
+		return append(changes, run.changes...), missing, err
+	}
+	return append(changes, run.changes...), missing, nil
+}
+
+// restore writes one pair unless there is one, and says why not if it cannot.
+func (r *issuing) restore(want leaf, pair Pair) (reason string, err error) {
+	for _, name := range []string{want.certPath(), want.keyPath()} {
+		there, err := r.dir.exists(name)
+		if err != nil {
+			return "", err
+		}
+		if !there {
+			reason = reasonMissing
+		}
+	}
+	if reason == "" {
+		return "", nil
+	}
+	if len(pair.Cert) == 0 || len(pair.Key) == 0 {
+		return reason, nil
+	}
+	if _, err := parseLeaf(pair); err != nil {
+		return err.Error(), nil
+	}
+	return "", r.keep(want, pair, reasonMissing)
+}
+
+// adopt opens a directory that may have lost its CA and kept some leaves.
+func (d directory) adopt(spec Spec) error {
+	known := []string{caCert, caKey, caRecipients, clientsDir, archiveDir}
+	for _, want := range spec.leaves() {
+		if want.host == "" {
+			known = append(known, want.certPath(), want.keyPath(), want.requestPath())
+		}
+	}
+	entries, err := os.ReadDir(d.root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !tidy(e) && !slices.Contains(known, e.Name()) {
+			return &Error{fmt.Errorf("keep certificates in %s: it holds %s, which is not muster's", d.root, e.Name()), "name a directory of its own as pki.dir"}
+		}
+	}
+	if err := os.MkdirAll(d.root, dirMode); err != nil {
+		return err
+	}
+	return os.Chmod(d.root, dirMode)
+}
