@@ -20,6 +20,8 @@ const (
 	peerName            = "peer"
 	healthcheckClient   = "healthcheck-client"
 	apiserverEtcdClient = "apiserver-etcd-client"
+
+	healthcheckName = "kube-etcd-healthcheck-client"
 )
 
 // Role is what a certificate is for.
@@ -86,7 +88,7 @@ func (s Spec) leaves() []leaf {
 			}})
 	}
 	return append(all,
-		leaf{healthcheckClient, Client, "", "kube-etcd-healthcheck-client", nil, client, func(b *Bundle, p Pair) { b.HealthcheckClient = p }},
+		leaf{healthcheckClient, Client, "", healthcheckName, nil, client, func(b *Bundle, p Pair) { b.HealthcheckClient = p }},
 		leaf{apiserverEtcdClient, Client, "", "kube-apiserver-etcd-client", nil, client, func(b *Bundle, p Pair) { b.APIServerEtcdClient = p }})
 }
 

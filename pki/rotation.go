@@ -82,6 +82,9 @@ func (s *Store) StartRotation(ctx context.Context, spec Spec) ([]Change, error) 
 			return err
 		}
 		bundle, err := d.read(caCert)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &Error{fmt.Errorf("there is no CA in %s to replace", s.dir), "muster apply makes the first one; muster certs recover takes the certificate of one that exists from the hosts"}
+		}
 		if err != nil {
 			return err
 		}
@@ -135,8 +138,7 @@ func (s *Store) nextClient(d directory, spec Spec, key, cert []byte) error {
 		return err
 	}
 	run := &issuing{dir: d, ca: ca}
-	want := client(nextClient)
-	want.path = nextClient
+	want := leaf{path: nextClient, role: Client, commonName: healthcheckName, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	pair, err := ca.issue(want, spec.Algorithm, s.now(), spec.LeafLifetime)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"muster/pki"
 	"muster/provision/inventory"
 	"muster/provision/remote"
 	"muster/provision/step"
@@ -18,6 +19,8 @@ const (
 // Options of an operation.
 type Options struct {
 	SSH remote.Options
+	// CAKeys opens the CA's key when something has to be signed.
+	CAKeys pki.Keys
 	// BinaryDir holds the programs to install; empty to look for them beside
 	// muster and then to make them from the checkout.
 	BinaryDir string
@@ -63,6 +66,7 @@ func begin(operation string, cluster *inventory.Cluster, o Options) (*step.Run, 
 	r := &step.Run{
 		Operation:    operation,
 		Cluster:      cluster,
+		PKI:          pki.Open(cluster.PKI.Dir, o.CAKeys),
 		Dialer:       dialer,
 		Programs:     newPrograms(o),
 		Reporter:     o.Reporter,

@@ -59,6 +59,7 @@ func Certificates(cluster *inventory.Cluster) pki.Spec {
 		Algorithm:    pki.Algorithm(cluster.PKI.KeyAlgorithm),
 		CALifetime:   cluster.PKI.CALifetime.Duration(),
 		LeafLifetime: cluster.PKI.LeafLifetime.Duration(),
+		External:     cluster.PKI.External,
 	}
 	for _, h := range cluster.Hosts {
 		sans := append([]string{h.InternalAddress, h.Address}, cluster.PKI.ExtraSANs...)

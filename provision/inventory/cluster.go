@@ -134,6 +134,9 @@ type PKI struct {
 	// Dir is absolute after Load. Defaults to CLUSTER-pki beside the
 	// inventory.
 	Dir string `yaml:"dir,omitempty" json:"dir,omitempty"`
+	// External says that a CA of your own signs: muster writes certificate
+	// requests, checks what is signed, and never has that CA's key.
+	External bool `yaml:"external,omitempty" json:"external,omitempty"`
 	// CALifetime defaults to 10 years.
 	CALifetime Lifetime `yaml:"caLifetime,omitempty" json:"caLifetime,omitempty"`
 	// LeafLifetime defaults to 1 year. A leaf never outlives its CA.

@@ -2,7 +2,6 @@ package step
 
 import (
 	"context"
-	"fmt"
 
 	"muster/pki"
 	"muster/provision/desired"
@@ -11,22 +10,11 @@ import (
 // MakeCertificates makes the CA and the certificates that are missing on the
 // workstation, and with them completes what each host should have.
 func MakeCertificates(ctx context.Context, r *Run) error {
-	bundle, made, err := pki.Ensure(ctx, r.Cluster.PKI.Dir, desired.Certificates(r.Cluster))
+	bundle, made, err := r.PKI.Ensure(ctx, desired.Certificates(r.Cluster))
 	if err != nil {
 		return &localError{err}
 	}
-	for _, m := range made {
-		r.change("certificates", fmt.Sprintf("made %s (%s)", m.Path, m.Reason))
-	}
-	r.Bundle = bundle
-	want, err := desired.For(r.Cluster, bundle)
-	if err != nil {
-		return err
-	}
-	for i, h := range r.Hosts {
-		h.Want = want[i]
-	}
-	return nil
+	return r.adopt(bundle, made)
 }
 
 // Outline is what each host should have as far as it is known before the

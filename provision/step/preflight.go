@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func (e *PreflightError) Hint() string {
 // *PreflightError.
 func Preflight(ctx context.Context, r *Run) error {
 	var found PreflightError
-	trusted, err := trustedCA(r.Cluster.PKI.Dir)
+	trusted, err := trustedCAs(r.Cluster.PKI.Dir)
 	if err != nil {
 		return err
 	}
@@ -262,7 +263,7 @@ func (e examination) data(verified *Host) {
 }
 
 // record compares what the host remembers with the inventory.
-func (e examination) record(pkiDir, trusted string) {
+func (e examination) record(pkiDir string, trusted []string) {
 	record := e.Facts.Record
 	if record == (observed.Record{}) {
 		return
@@ -277,29 +278,29 @@ func (e examination) record(pkiDir, trusted string) {
 	if record.DataDir != e.Want.Member.DataDir {
 		e.problem("the member's data is in %s; write dataDir: %s, or move the data by hand while the member is stopped and correct %s", record.DataDir, record.DataDir, observed.RecordPath)
 	}
-	switch trusted {
-	case record.CA:
-	case "":
+	switch {
+	case slices.Contains(trusted, record.CA):
+	case len(trusted) == 0:
 		e.problem("the CA this host trusts (SHA-256 %.16s...) is not in %s, which is empty; bring that directory back, or point pki.dir at it", record.CA, pkiDir)
 	default:
-		e.problem("this host trusts another CA (SHA-256 %.16s...) than the one in %s (%.16s...); point pki.dir at the directory this cluster was made with", record.CA, pkiDir, trusted)
+		e.problem("this host trusts another CA (SHA-256 %.16s...) than the one in %s (%.16s...); point pki.dir at the directory this cluster was made with", record.CA, pkiDir, trusted[0])
 	}
 }
 
-// trustedCA is the fingerprint of the CA in the workstation's directory,
-// empty when there is none yet.
-func trustedCA(dir string) (string, error) {
+// trustedCAs are the fingerprints of the CAs in the workstation's directory:
+// none yet, one, or while a CA is replaced two.
+func trustedCAs(dir string) ([]string, error) {
 	path := filepath.Join(dir, "ca.crt")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return nil, nil
 	}
 	if err != nil {
-		return "", &localError{fmt.Errorf("read the CA certificate: %w", err)}
+		return nil, &localError{fmt.Errorf("read the CA certificate: %w", err)}
 	}
-	sum, err := fingerprint(text)
+	sums, err := fingerprints(text)
 	if err != nil {
-		return "", &localError{fmt.Errorf("%s: %w", path, err)}
+		return nil, &localError{fmt.Errorf("%s: %w", path, err)}
 	}
-	return sum, nil
+	return sums, nil
 }

@@ -16,13 +16,13 @@ import (
 // Remember writes the host's record before its member is started for the
 // first time.
 func Remember(ctx context.Context, h *Host) error {
-	ca, err := fingerprint(h.run.Bundle.CA)
+	ca, err := fingerprints(h.run.Bundle.CA)
 	if err != nil {
 		return err
 	}
 	want := h.Facts.Record // keeps the IDs
 	want.Cluster, want.Token = h.run.Cluster.Name, h.run.Cluster.Token
-	want.Member, want.DataDir, want.CA = h.Name, h.Want.Member.DataDir, ca
+	want.Member, want.DataDir, want.CA = h.Name, h.Want.Member.DataDir, ca[0]
 	return writeRecord(ctx, h, want, "recorded the cluster in "+observed.RecordPath)
 }
 
@@ -50,12 +50,16 @@ func writeRecord(ctx context.Context, h *Host, want observed.Record, sentence st
 	return err
 }
 
-// fingerprint is the SHA-256 of a PEM certificate's DER form.
-func fingerprint(cert []byte) (string, error) {
-	block, _ := pem.Decode(cert)
-	if block == nil {
-		return "", errors.New("the CA certificate is not PEM")
+// fingerprints are the SHA-256 of the DER form of each certificate in a bundle
+// in PEM, of which there must be one.
+func fingerprints(bundle []byte) ([]string, error) {
+	var sums []string
+	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
+		sum := sha256.Sum256(block.Bytes)
+		sums = append(sums, hex.EncodeToString(sum[:]))
 	}
-	sum := sha256.Sum256(block.Bytes)
-	return hex.EncodeToString(sum[:]), nil
+	if len(sums) == 0 {
+		return nil, errors.New("the CA certificate is not PEM")
+	}
+	return sums, nil
 }

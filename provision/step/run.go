@@ -28,7 +28,9 @@ type Run struct {
 	Operation string // "apply"
 	Cluster   *inventory.Cluster
 	Hosts     []*Host // in the order of the inventory
+	PKI       *pki.Store
 	Bundle    pki.Bundle
+	Rotation  pki.Rotation // of the CA, where an operation has one
 	// Views is what the members said when they were verified, by name.
 	Views map[string]member.View
 

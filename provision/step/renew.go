@@ -1,0 +1,213 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"muster/pki"
+	"muster/provision/desired"
+	"muster/provision/member"
+	"muster/provision/observed"
+)
+
+// CheckMembers refuses hosts that are not installed members of the
+// inventory's cluster, before anything is changed anywhere.
+func CheckMembers(_ context.Context, r *Run) error {
+	trusted, err := trustedCAs(r.Cluster.PKI.Dir)
+	if err != nil {
+		return err
+	}
+	var found PreflightError
+	for _, h := range r.Hosts {
+		e := examination{Host: h, found: &found}
+		e.clock(r.Hosts)
+		switch p := h.Remote.Privilege(); {
+		case p.Problem != "":
+			e.problem("%s cannot become root without a password (%s); allow it, or log in as root", p.User, p.Problem)
+		case h.Facts.Record == (observed.Record{}) || !h.Facts.Unit.Loaded:
+			e.problem("no member is installed here; run muster apply first")
+		case !h.Facts.Unit.Running():
+			e.problem("%s does not run; run muster apply, or see journalctl -u %[1]s", h.unit().Name)
+		default:
+			e.record(r.Cluster.PKI.Dir, trusted)
+		}
+	}
+	if len(found.Problems) > 0 {
+		return &found
+	}
+	return nil
+}
+
+// RenewCertificates makes the leaves for which due returns true anew on the
+// workstation, and those that would not do any more.
+func RenewCertificates(due func(path string, expires time.Time) bool) func(context.Context, *Run) error {
+	return func(ctx context.Context, r *Run) error {
+		bundle, made, err := r.PKI.Renew(ctx, desired.Certificates(r.Cluster), due)
+		if err != nil {
+			return &localError{err}
+		}
+		return r.adopt(bundle, made)
+	}
+}
+
+// adopt makes a bundle the one that hosts should have.
+func (r *Run) adopt(bundle pki.Bundle, made []pki.Change) error {
+	for _, m := range made {
+		r.change("certificates", fmt.Sprintf("made %s (%s)", m.Path, m.Reason))
+	}
+	r.Bundle = bundle
+	want, err := desired.For(r.Cluster, bundle)
+	if err != nil {
+		return err
+	}
+	for i, h := range r.Hosts {
+		h.Want = want[i]
+	}
+	return nil
+}
+
+// RollCertificates installs the certificates of one host after the other. The
+// next one's turn comes when the member before serves what was installed.
+func RollCertificates(ctx context.Context, r *Run) error {
+	for _, h := range r.Hosts {
+		if err := LookOnly(ctx, h); err != nil {
+			return &hostError{h.Name, err}
+		}
+		if err := installCertificates(ctx, h, anyFile); err != nil {
+			return &hostError{h.Name, err}
+		}
+		if err := takeUp(ctx, r, []*Host{h}, servesItsLeaves); err != nil {
+			return err
+		}
+		r.report(Note, h.step, h.Name, servedNote(h))
+	}
+	return nil
+}
+
+// servedNote names what every endpoint of the host has been seen to serve.
+func servedNote(h *Host) string {
+	pairs := h.run.Bundle.Hosts[h.Name]
+	return fmt.Sprintf("serves %s to clients and %s to members", serialOf(pairs.Server), serialOf(pairs.Peer))
+}
+
+func serialOf(pair pki.Pair) string {
+	cert, err := parseCertificate(pair.Cert)
+	if err != nil {
+		return "an unknown certificate"
+	}
+	return fmt.Sprintf("%.8s... (until %s)", fmt.Sprintf("%x", cert.SerialNumber), cert.NotAfter.Format(time.DateOnly))
+}
+
+// StartRotation makes the new CA, or finds how far its introduction has come.
+func StartRotation(ctx context.Context, r *Run) error {
+	spec := desired.Certificates(r.Cluster)
+	made, err := r.PKI.StartRotation(ctx, spec)
+	if err != nil {
+		return &localError{err}
+	}
+	return r.readRotation(ctx, made)
+}
+
+// readRotation reads where the rotation is, and takes the certificates as they
+// are: the old CA's key, which could make better ones, may be lost.
+func (r *Run) readRotation(ctx context.Context, made []pki.Change) (err error) {
+	if r.Rotation, err = r.PKI.Rotation(ctx); err != nil {
+		return &localError{err}
+	}
+	in, err := r.PKI.Inspect(desired.Certificates(r.Cluster))
+	if err != nil {
+		return &localError{err}
+	}
+	if c := in.Bundle.HealthcheckClient; len(c.Cert) == 0 || len(c.Key) == 0 {
+		return &localError{fmt.Errorf("the client that muster itself is to the members is missing in %s; run muster certs recover, which takes it from the hosts", r.Cluster.PKI.Dir)}
+	}
+	return r.adopt(in.Bundle, made)
+}
+
+// TrustNewCA installs the bundle of both CAs everywhere and proves that every
+// member admits clients of the new one.
+func TrustNewCA(ctx context.Context, r *Run) error {
+	if err := r.installBundle(ctx); err != nil {
+		return err
+	}
+	return takeUp(ctx, r, r.Hosts, trusts(r.Rotation.NewClient))
+}
+
+func (r *Run) installBundle(ctx context.Context) error {
+	return r.forAll(func(h *Host) *Error {
+		err := LookOnly(ctx, h)
+		if err == nil {
+			err = installCertificates(ctx, h, onlyTheBundle)
+		}
+		if err != nil {
+			return &Error{Step: h.step, Host: h.Name, Err: err}
+		}
+		return nil
+	})
+}
+
+// SwitchCA lets the new CA sign and makes every leaf anew.
+func SwitchCA(ctx context.Context, r *Run) error {
+	if err := r.PKI.SwitchCA(ctx); err != nil {
+		return &localError{err}
+	}
+	bundle, made, err := r.PKI.Ensure(ctx, desired.Certificates(r.Cluster))
+	if err != nil {
+		return &localError{err}
+	}
+	if r.Rotation, err = r.PKI.Rotation(ctx); err != nil {
+		return &localError{err}
+	}
+	return r.adopt(bundle, made)
+}
+
+// ProveNewLeaves demands, on every endpoint of every member, a certificate of
+// the new CA: nobody may need the old one any more.
+func ProveNewLeaves(ctx context.Context, r *Run) error {
+	return r.forAll(func(h *Host) *Error {
+		err := awaitProof(ctx, h, func(ctx context.Context, h *Host) error {
+			return shakeAll(ctx, h, r.Bundle.HealthcheckClient, func(url string, _ pki.Role, shown member.Handshake) error {
+				if !shown.ServedBy(r.Rotation.NewCA) {
+					return &staleError{fmt.Sprintf("%s still serves a certificate of the old CA (%x) on %s; the old CA stays trusted. Run muster certs renew, then muster certs rotate-ca", h.Name, shown.Served.SerialNumber, url)}
+				}
+				return nil
+			})
+		}, takeUpPatience)
+		if err != nil {
+			return &Error{Step: h.step, Host: h.Name, Err: err}
+		}
+		return nil
+	})
+}
+
+// DropOldCA takes the old CA out of the bundle everywhere, and proves that no
+// member admits its clients any more.
+func DropOldCA(ctx context.Context, r *Run) error {
+	if err := r.PKI.DropOldCA(ctx); err != nil {
+		return &localError{err}
+	}
+	if err := r.readRotation(ctx, nil); err != nil {
+		return err
+	}
+	if r.Rotation.Phase != pki.Dropping {
+		return &localError{errors.New("the directory of the certificates was changed meanwhile; run the command again")}
+	}
+	if err := r.installBundle(ctx); err != nil {
+		return err
+	}
+	return takeUp(ctx, r, r.Hosts, trustsNoMore(r.Rotation.OldClient))
+}
+
+// EndRotation archives the old CA.
+func EndRotation(ctx context.Context, r *Run) error {
+	made, err := r.PKI.EndRotation(ctx)
+	if err != nil {
+		return &localError{err}
+	}
+	for _, m := range made {
+		r.change("certificates", fmt.Sprintf("archived %s as %s", m.Reason, m.Path))
+	}
+	return nil
+}

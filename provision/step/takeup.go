@@ -1,0 +1,213 @@
+package step
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"muster/pki"
+	"muster/provision/member"
+	"muster/provision/observed"
+	"muster/provision/remote"
+)
+
+// takeUpPatience is how long a member may go on with what it had before its
+// files were changed. musterd reads them for every connection; a server that
+// does not is restarted after that.
+const takeUpPatience = 3 * time.Second
+
+// staleError is a member that answers, and does not use what is installed.
+type staleError struct{ text string }
+
+func (e *staleError) Error() string { return e.text }
+
+// proof asks a member whether it uses what is installed: no error when it does,
+// a *staleError when it does not, any other when it cannot be said.
+type proof func(context.Context, *Host) error
+
+// endpoints are all ports of a host's member that speak TLS, with the role of
+// the certificate that each serves.
+func endpoints(h *Host) map[string]pki.Role {
+	all := map[string]pki.Role{h.Want.Member.ClientURL: pki.Server, h.Want.Member.PeerURL: pki.Peer}
+	for _, u := range h.ClientListenURLs() {
+		if u != "https://0.0.0.0:"+fmt.Sprint(h.Server.ClientPort) {
+			all[u] = pki.Server
+		}
+	}
+	return all
+}
+
+// shakeAll makes a handshake with every endpoint of the host's member.
+func shakeAll(ctx context.Context, h *Host, pair pki.Pair, judge func(url string, role pki.Role, shown member.Handshake) error) error {
+	for url, role := range endpoints(h) {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		shown, err := member.Shake(call, url, pair, h.Remote.DialContext)
+		cancel()
+		if err == nil {
+			err = judge(url, role, shown)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// servesItsLeaves proves that a member serves, on every endpoint, the
+// certificate that the bundle has for it.
+func servesItsLeaves(ctx context.Context, h *Host) error {
+	pairs := h.run.Bundle.Hosts[h.Name]
+	return shakeAll(ctx, h, h.run.Bundle.HealthcheckClient, func(url string, role pki.Role, shown member.Handshake) error {
+		pair := pairs.Server
+		if role == pki.Peer {
+			pair = pairs.Peer
+		}
+		want, err := parseCertificate(pair.Cert)
+		if err != nil {
+			return fmt.Errorf("the %s certificate of %s: %w", role, h.Name, err)
+		}
+		if !shown.Served.Equal(want) {
+			return &staleError{fmt.Sprintf("%s serves the certificate %x on %s, not %x", h.Name, shown.Served.SerialNumber, url, want.SerialNumber)}
+		}
+		return nil
+	})
+}
+
+// trusts proves that a member admits clients of the CA of a pair.
+func trusts(pair pki.Pair) proof {
+	return func(ctx context.Context, h *Host) error {
+		return shakeAll(ctx, h, pair, func(url string, _ pki.Role, shown member.Handshake) error {
+			if shown.Stranger {
+				return &staleError{fmt.Sprintf("%s does not trust the new CA on %s", h.Name, url)}
+			}
+			return nil
+		})
+	}
+}
+
+// trustsNoMore proves that a member refuses clients of the CA of a pair. A
+// pair that is empty proves nothing and is not asked about.
+func trustsNoMore(pair pki.Pair) proof {
+	return func(ctx context.Context, h *Host) error {
+		if len(pair.Cert) == 0 || len(pair.Key) == 0 {
+			return nil
+		}
+		return shakeAll(ctx, h, pair, func(url string, _ pki.Role, shown member.Handshake) error {
+			if !shown.Stranger && !expired(pair) {
+				return &staleError{fmt.Sprintf("%s still trusts the old CA on %s", h.Name, url)}
+			}
+			return nil
+		})
+	}
+}
+
+// expired says that a client is refused for its age, whoever signed it.
+func expired(pair pki.Pair) bool {
+	cert, err := parseCertificate(pair.Cert)
+	return err != nil || time.Now().After(cert.NotAfter)
+}
+
+func parseCertificate(text []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("not PEM")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// takeUp waits until the members of some hosts use what is installed, and
+// restarts those that do not by themselves, one at a time. A restart that was
+// due before, for another reason, is left to apply.
+func takeUp(ctx context.Context, r *Run, hosts []*Host, prove proof) error {
+	var due []*Host
+	for _, h := range hosts {
+		err := awaitProof(ctx, h, prove, takeUpPatience)
+		var stale *staleError
+		switch {
+		case err == nil:
+			if err := h.forgetRestart(ctx); err != nil {
+				return &hostError{h.Name, err}
+			}
+		case errors.As(err, &stale):
+			r.report(Note, h.step, h.Name, err.Error()+"; its member is restarted")
+			due = append(due, h)
+		default:
+			return &hostError{h.Name, err}
+		}
+	}
+	for _, h := range due {
+		if err := restartOne(ctx, r, h); err != nil {
+			return err
+		}
+		if err := awaitProof(ctx, h, prove, r.ReadyTimeout); err != nil {
+			return &hostError{h.Name, fmt.Errorf("after its restart: %w", err)}
+		}
+	}
+	return nil
+}
+
+// awaitProof asks until the proof is there. A definite no ends the wait after
+// the patience given, silence after ReadyTimeout.
+func awaitProof(ctx context.Context, h *Host, prove proof, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, h.run.ReadyTimeout)
+	defer cancel()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	var staleSince time.Time
+	for {
+		err := prove(ctx, h)
+		var stale *staleError
+		switch {
+		case err == nil:
+			return nil
+		case !errors.As(err, &stale):
+			staleSince = time.Time{}
+		case staleSince.IsZero():
+			staleSince = time.Now()
+		case time.Since(staleSince) > patience:
+			return err
+		}
+		select {
+		case <-h.Remote.Lost():
+			return fmt.Errorf("%s: ask the member: %w", h.Name, remote.ErrConnectionLost)
+		case <-ctx.Done():
+			return fmt.Errorf("%s: the member does not answer: %w; see muster status", h.Name, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// forgetRestart takes back the note that installing files has left: the member
+// uses them without a restart. A note from before this run stays.
+func (h *Host) forgetRestart(ctx context.Context) error {
+	due := h.restart && !h.Facts.RestartPending
+	h.restart = false
+	if !due {
+		return nil
+	}
+	_, err := h.Remote.Run(ctx, remote.Command{
+		Label: "take back that a restart is due", Script: `rm -f "$1"`, Args: []string{observed.RestartMark},
+	})
+	return err
+}
+
+// installCertificates places certificates and keys, and nothing else.
+func installCertificates(ctx context.Context, h *Host, which func(name string) bool) error {
+	for _, f := range h.Want.Files {
+		if ext := path.Ext(f.Path); ext != ".crt" && ext != ".key" || !which(path.Base(f.Path)) {
+			continue
+		}
+		if _, err := h.installFile(ctx, f, ""); err != nil {
+			return err
+		}
+	}
+	return Remember(ctx, h)
+}
+
+func anyFile(string) bool { return true }
+
+func onlyTheBundle(name string) bool { return name == "ca.crt" }
