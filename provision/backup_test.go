@@ -82,6 +82,7 @@ func (l *lab) mustBackup(place snapshot.Place) *snapshot.Saved {
 
 func TestBackup(t *testing.T) {
 	l := newLab(t, 3)
+	l.opts.SSH.RetryFor = 100 * time.Millisecond
 	place := snapshot.Place{Dir: filepath.Join(l.dir, "backups"), Keep: 1}
 	if _, err := l.backup(place); err == nil || !strings.Contains(err.Error(), l.cluster.PKI.Dir) {
 		t.Errorf("before there is a cluster: %v", err)

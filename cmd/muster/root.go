@@ -34,6 +34,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newApplyCommand,
 		newStatusCommand,
 		newBackupCommand,
+		newRestoreCommand,
 		newResetCommand,
 		newDemoCommand,
 		newPracticeCommand,

@@ -32,6 +32,8 @@ type Facts struct {
 	// measured.
 	Sync   time.Duration
 	Record Record
+	// Restoring is set while a restore is under way, or was interrupted.
+	Restoring Restoring
 	// RestartPending says that an earlier run changed what the member uses
 	// and did not come to restarting it.
 	RestartPending bool
@@ -110,6 +112,8 @@ func parseFacts(text string, begin, end time.Time) (Facts, error) {
 			err = f.addFree(value)
 		case "record":
 			f.Record, err = parseRecord(value)
+		case "restoring":
+			f.Restoring, err = parseRestoring(value)
 		case "text":
 			file := f.Files[value]
 			file.Text, rest, _ = strings.Cut(rest, "\nend of text|"+value+"\n")

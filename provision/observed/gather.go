@@ -78,6 +78,7 @@ if [ "$probe" = probe ] && [ ! -L "$datadir" ] && [ -z "$(ls -A "$datadir" 2>/de
 	rm -f "$dir/.muster-sync-probe"
 fi
 say record "$(cat "$record" 2>/dev/null)"
+say restoring "$(cat ` + RestoringPath + ` 2>/dev/null)"
 [ -e ` + RestartMark + ` ] && say restart yes
 say clock "$(date +%s%N)"
 `

@@ -23,6 +23,9 @@ type Record struct {
 	// empty until the cluster was verified for the first time.
 	ClusterID string `json:"clusterID,omitempty"`
 	MemberID  string `json:"memberID,omitempty"`
+	// Snapshot is the checksum of the snapshot that the cluster was restored
+	// from, in hexadecimal; empty when it never was.
+	Snapshot string `json:"snapshot,omitempty"`
 }
 
 // parseRecord reads the record's one line; an empty one is the zero Record.

@@ -64,11 +64,17 @@ sync "$dir"
 // travels on standard input and appears in no argument list.
 func (h *Host) WriteFile(ctx context.Context, f File, content []byte) error {
 	sum := sha256.Sum256(content)
+	return h.WriteFrom(ctx, f, hex.EncodeToString(sum[:]), bytes.NewReader(content))
+}
+
+// WriteFrom is WriteFile for content of any size with a known SHA-256, in
+// hexadecimal. It is read once, as fast as the host takes it.
+func (h *Host) WriteFrom(ctx context.Context, f File, sum string, content io.Reader) error {
 	_, err := h.Run(ctx, Command{
 		Label:  "write " + f.Path,
 		Script: fmt.Sprintf(installScript, "cat", f.Check),
-		Args:   f.args(hex.EncodeToString(sum[:])),
-		Stdin:  bytes.NewReader(content),
+		Args:   f.args(sum),
+		Stdin:  content,
 	})
 	return err
 }

@@ -161,3 +161,18 @@ func compactedRevision(path string) (revision int64, err error) {
 	})
 	return revision, err
 }
+
+// FileSum is the SHA-256 of a whole file, its checksum included, in
+// hexadecimal.
+func FileSum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}

@@ -3,14 +3,26 @@ package step
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"muster/provision/desired"
 	"muster/provision/remote"
 )
 
 // MakeDirectories makes the directories, and gives those that exist the owner
 // and mode they should have. It never looks inside.
 func MakeDirectories(ctx context.Context, h *Host) error {
-	for _, d := range h.Want.Directories {
+	return makeDirectories(ctx, h, h.Want.Directories)
+}
+
+// MakeDataDirectory is MakeDirectories for the data directory alone.
+func MakeDataDirectory(ctx context.Context, h *Host) error {
+	others := func(d desired.Directory) bool { return !d.Data }
+	return makeDirectories(ctx, h, slices.DeleteFunc(slices.Clone(h.Want.Directories), others))
+}
+
+func makeDirectories(ctx context.Context, h *Host, wanted []desired.Directory) error {
+	for _, d := range wanted {
 		have, exists := h.Facts.Files[d.Path]
 		sentence := "made " + d.Path
 		if exists {

@@ -30,8 +30,9 @@
 //	journalctl           -u UNIT -n N --no-pager -o cat
 //	ln                   -sfn TARGET LINK
 //	ls                   -A DIR
+//	mkdir                -p DIR
 //	mktemp               -d TEMPLATE
-//	mv                   -fT FROM TO
+//	mv                   -fT FROM TO, -f FILE DIR/
 //	readlink             LINK
 //	rm, rmdir            -f, -rf; rmdir DIR
 //	sha256sum            [--] FILE..., or standard input

@@ -81,12 +81,18 @@ func Preflight(ctx context.Context, r *Run) error {
 			e.ports()
 			e.data(verified)
 			e.record(r.Cluster.PKI.Dir, trusted)
+			e.restoring()
 		}
 		e.warnings()
 	}
 	if len(found.Problems) > 0 {
 		return &found
 	}
+	return findPrograms(ctx, r)
+}
+
+// findPrograms has ready whatever any host may have to be given.
+func findPrograms(ctx context.Context, r *Run) error {
 	for _, h := range r.Hosts {
 		for _, b := range h.Want.Binaries {
 			if _, err := h.program(ctx, b); err != nil {

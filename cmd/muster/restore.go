@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"muster/provision"
+	"muster/provision/step"
+)
+
+func newRestoreCommand(a *app) *cobra.Command {
+	var flags operationFlags
+	var lose string
+	cmd := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "found the cluster anew from a snapshot; what was written since is lost",
+		Long: `restore stops every member, moves its data aside, and founds the cluster anew
+from a snapshot that muster backup or "etcdctl snapshot save" has written, with
+another cluster ID, on every host of the inventory. It needs no member that
+works and no data on any host: that is what it is for.
+
+Before anything is stopped it says what will be lost and asks for the name of
+the cluster; --yes-lose-writes CLUSTER answers for a script. The old data stays
+on the hosts, in a directory named after it with .before-restore- and the time.
+Remove it when nobody needs it any more.
+
+A run that failed or was killed is repeated with the same file: it goes on
+where that one has stopped. After a restore, clients that remember revisions
+have to begin anew: restart every kube-apiserver.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), flags, args[0], lose) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&lose, "yes-lose-writes", "", "do not ask; the name of the cluster whose writes since the snapshot may be lost")
+	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
+	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
+	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+	return cmd
+}
+
+func (a *app) restore(ctx context.Context, flags operationFlags, file, lose string) error {
+	if err := flags.check(); err != nil {
+		return err
+	}
+	cluster, err := a.loadInventory()
+	if err != nil {
+		return err
+	}
+	if lose != "" && lose != cluster.Name {
+		return &usageError{fmt.Errorf("--yes-lose-writes names %q, and this inventory is cluster %q", lose, cluster.Name), "name the inventory of that cluster with --file, or correct the flag"}
+	}
+	// Lines rather than a live display: the question needs a quiet terminal.
+	var r reporter = &plainReporter{out: a.err}
+	if a.wantsJSON() {
+		r = a.newReporter(nil)
+	}
+	report, err := provision.Restore(ctx, cluster, a.options(ctx, flags, r), provision.RestoreOptions{
+		File:    file,
+		Confirm: func(loss step.Loss) (bool, error) { return a.confirmLoss(ctx, loss, lose != "") },
+	})
+	if errors.Is(err, provision.ErrDeclined) {
+		return errKept
+	}
+	if err != nil {
+		a.explain(err)
+		return err
+	}
+	if a.wantsJSON() {
+		return json.NewEncoder(a.out).Encode(applyResult{
+			Time: time.Now(), Kind: "result", Changes: report.Changes, Seconds: report.Elapsed.Seconds(), Status: report.Status,
+		})
+	}
+	fmt.Fprintf(a.out, "cluster %s is restored at revision %d and verified: %s in %v\n\n", cluster.Name, report.Snapshot.Revision, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond))
+	a.printMembers(report.Status)
+	return nil
+}
+
+var (
+	errKept = errors.New("nothing was changed: the cluster's name was not typed")
+	// errNobodyAgrees is returned when the question of restore reaches nobody.
+	errNobodyAgrees = &usageError{
+		err:  errors.New("restore asks before anything is lost, and nobody can answer"),
+		hint: "answer on a terminal, or say --yes-lose-writes CLUSTER",
+	}
+)
+
+// confirmLoss tells what will be lost, and wants to read the cluster's name.
+func (a *app) confirmLoss(ctx context.Context, loss step.Loss, agreed bool) (bool, error) {
+	if !a.wantsJSON() {
+		fmt.Fprint(a.err, lossText(loss))
+	}
+	if agreed {
+		return true, nil
+	}
+	if !a.canPrompt() {
+		return false, errNobodyAgrees
+	}
+	fmt.Fprintf(a.err, "type the name of the cluster to go on: ")
+	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(a.in).ReadString('\n') })
+	if err != nil {
+		fmt.Fprintln(a.err)
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	return strings.TrimSpace(text) == loss.Cluster, nil
+}
+
+func lossText(l step.Loss) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the snapshot ends at revision %d and has %s", l.Snapshot.Revision, count(l.Snapshot.Keys, "key"))
+	if l.Origin.Cluster != "" {
+		fmt.Fprintf(&b, " (from cluster %s, %s)", l.Origin.Cluster, l.Origin.ClusterID)
+	}
+	b.WriteString("\n")
+	switch c := l.Current; {
+	case c == nil:
+		fmt.Fprintf(&b, "cluster %s does not answer: what was written since the snapshot cannot be told, and WILL BE LOST\n", l.Cluster)
+	case l.Origin.ClusterID != "" && l.Origin.ClusterID != c.ClusterID:
+		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
+	case c.Revision > l.Snapshot.Revision:
+		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: %s since the snapshot WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"), count(int(c.Revision-l.Snapshot.Revision), "revision"))
+	default:
+		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
+	}
+	b.WriteString("every client is cut off until the new cluster is up; the old data is moved aside:\n")
+	for _, at := range l.Aside {
+		fmt.Fprintf(&b, "  %s: %s\n", at.Host, at.Dir)
+	}
+	return b.String()
+}

@@ -1,0 +1,41 @@
+package observed
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// RestoringPath is where a host keeps its Restoring while a restore is under
+// way.
+const RestoringPath = "/etc/muster/restore.json"
+
+// Restoring is what a host remembers of a restore until the restored cluster
+// is verified.
+type Restoring struct {
+	// Snapshot is the checksum of the snapshot, in hexadecimal.
+	Snapshot string `json:"snapshot"`
+	// Begun is when the first run began it, in whole seconds.
+	Begun time.Time `json:"begun"`
+	// Aside is where the data that was there before is kept; empty when there
+	// was none.
+	Aside string `json:"aside,omitempty"`
+	// Moved says that it is there already: what the data directory holds now
+	// comes from the snapshot.
+	Moved bool `json:"moved,omitempty"`
+}
+
+// Of says whether the host is being restored from this snapshot.
+func (r Restoring) Of(snapshot string) bool { return r.Snapshot == snapshot && snapshot != "" }
+
+func parseRestoring(line string) (Restoring, error) {
+	var r Restoring
+	if strings.TrimSpace(line) == "" {
+		return r, nil
+	}
+	if err := json.Unmarshal([]byte(line), &r); err != nil {
+		return r, fmt.Errorf("%s is not muster's record of a restore: %w; move the file away if no restore is under way", RestoringPath, err)
+	}
+	return r, nil
+}

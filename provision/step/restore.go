@@ -1,0 +1,182 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"muster/provision/observed"
+	"muster/provision/remote"
+	"muster/provision/snapshot"
+)
+
+// Restore holds the steps that found a cluster anew from a snapshot, with a new
+// cluster ID, on all hosts. What each host has done is recorded there, so that
+// a run that was killed can be repeated at any point: data that came from this
+// snapshot is gone on with, any other data is moved aside first. Nothing is
+// deleted.
+type Restore struct {
+	// File is the snapshot's path on the workstation, FileSum the SHA-256 of all
+	// of it in hexadecimal, Contents what it holds.
+	File     string
+	FileSum  string
+	Contents snapshot.Contents
+	// Origin is where the snapshot was taken, as far as it is recorded.
+	Origin snapshot.Origin
+}
+
+// environmentPath is read by the unit, if it is there.
+const environmentPath = "/etc/muster/restore.env"
+
+// placed is where the snapshot lies on a host: beside the data directory, on
+// whose disk there has to be room anyway.
+func placed(h *Host) string { return h.Want.Member.DataDir + ".restore.db" }
+
+// continues says that the host's data comes from this snapshot already, by a
+// run that was interrupted. Such a run may have come to an end on this host,
+// and not on another one.
+func (s *Restore) continues(h *Host) bool {
+	moved := func(h *Host) bool { return h.Facts.Restoring.Of(s.Contents.SHA256) && h.Facts.Restoring.Moved }
+	over := h.Facts.Restoring == (observed.Restoring{}) && h.Facts.Record.Snapshot == s.Contents.SHA256
+	return moved(h) || over && slices.ContainsFunc(h.run.Hosts, moved)
+}
+
+// Upload places the snapshot on the host. The members go on meanwhile.
+func (s *Restore) Upload(ctx context.Context, h *Host) error {
+	if s.continues(h) && h.Facts.Unit.Running() {
+		return nil
+	}
+	name := placed(h)
+	result, err := h.Remote.Run(ctx, remote.Command{
+		Label: "look for the snapshot", Script: `if [ -e "$1" ]; then sha256sum < "$1"; fi`, Args: []string{name},
+	})
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(result.Stdout, s.FileSum) {
+		return nil
+	}
+	sentence := fmt.Sprintf("copied the snapshot to %s (%s)", name, humanize.IBytes(uint64(s.Contents.Size))) //nolint:gosec // not negative
+	return h.Change(ctx, sentence, func(ctx context.Context) error {
+		f, err := os.Open(s.File)
+		if err != nil {
+			return &localError{err}
+		}
+		defer f.Close()
+		file := remote.File{Path: name, Mode: 0o640, Owner: "root", Group: h.Want.Account.Group}
+		return h.Remote.WriteFrom(ctx, file, s.FileSum, f)
+	})
+}
+
+// Stop stops every member whose data is not the snapshot's: from here until
+// the members start again there is no cluster. They are stopped before the
+// first of them loses its data, so that none serves what the others have not.
+func (s *Restore) Stop(ctx context.Context, r *Run) error {
+	return r.forAll(func(h *Host) *Error {
+		unit := h.unit().Name
+		stopped := !h.Facts.Unit.Loaded || h.Facts.Unit.Active == "inactive" || h.Facts.Unit.Active == "failed"
+		if stopped || s.continues(h) {
+			return nil
+		}
+		err := h.changeByScript(ctx, "stopped "+unit, remote.Command{
+			Label: "stop " + unit, Script: `systemctl stop "$1"`, Args: []string{unit},
+		})
+		if err != nil {
+			return &Error{Step: h.step, Host: h.Name, Err: err}
+		}
+		h.Facts.Unit.Active = "inactive"
+		return nil
+	})
+}
+
+// asideScript moves the data directory $1 to $2, once. A file system of its own
+// cannot be renamed: there, what it holds is moved into a directory in it.
+const asideScript = `set -eu
+dir=$1 aside=$2
+[ -d "$dir" ] && [ ! -e "$aside" ] || exit 0
+mv -fT "$dir" "$aside" 2>/dev/null && exit 0
+inside=$dir/${aside##*/}
+mkdir -p "$inside"
+chmod 0700 "$inside"
+for entry in "$dir"/* "$dir"/.[!.]*; do
+	case $entry in
+	"$aside" | */lost+found | *` + asideMark + `*) continue ;;
+	esac
+	[ -e "$entry" ] || continue
+	mv -f "$entry" "$inside/"
+done
+sync "$dir"
+`
+
+// asideMark is in the names of data that a restore has put aside.
+const asideMark = ".before-restore-"
+
+// PutAside records on the host that the restore is under way, has the member
+// begin with the snapshot when it starts next, and moves the old data aside.
+// The order matters: whenever the data is gone, a start founds from the
+// snapshot, and never from nothing.
+func (s *Restore) PutAside(ctx context.Context, h *Host) error {
+	if s.continues(h) {
+		return nil
+	}
+	state := h.Facts.Restoring
+	if !state.Of(s.Contents.SHA256) {
+		state = observed.Restoring{Snapshot: s.Contents.SHA256, Begun: time.Now().UTC().Truncate(time.Second)}
+		if h.Facts.Data == observed.DataFilled {
+			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format("20060102T150405Z")
+		}
+		if err := h.writeRestoring(ctx, state); err != nil {
+			return err
+		}
+	}
+	line := "ETCD_RESTORE_SNAPSHOT=" + placed(h) + "\n"
+	if err := h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(line)); err != nil {
+		return err
+	}
+	record := h.Facts.Record
+	record.ClusterID, record.MemberID, record.Snapshot = "", "", s.Contents.SHA256
+	if err := writeRecord(ctx, h, record, "took the cluster and member ID from "+observed.RecordPath); err != nil {
+		return err
+	}
+	if state.Aside != "" {
+		err := h.changeByScript(ctx, fmt.Sprintf("moved the data in %s aside, as %s", h.Want.Member.DataDir, path.Base(state.Aside)), remote.Command{
+			Label: "move the data aside", Script: asideScript, Args: []string{h.Want.Member.DataDir, state.Aside},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	h.Facts.Data = observed.DataAbsent
+	delete(h.Facts.Files, h.Want.Member.DataDir)
+	state.Moved = true
+	return h.writeRestoring(ctx, state)
+}
+
+func (h *Host) writeRestoring(ctx context.Context, state observed.Restoring) error {
+	line, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("%s: record the restore: %w", h.Name, err)
+	}
+	if err := h.Remote.WriteFile(ctx, remote.File{Path: observed.RestoringPath, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n')); err != nil {
+		return err
+	}
+	h.Facts.Restoring = state
+	return nil
+}
+
+// Tidy removes what only the restore needed. The data that was put aside
+// stays. The record goes last: until then the restore is not over.
+func (s *Restore) Tidy(ctx context.Context, h *Host) error {
+	return h.changeByScript(ctx, "removed the snapshot "+placed(h), remote.Command{
+		Label:  "tidy up",
+		Script: `rm -f -- "$1" "$2" && rm -f -- "$3"`,
+		Args:   []string{placed(h), environmentPath, observed.RestoringPath},
+	})
+}
