@@ -203,6 +203,12 @@ func (ca authority) misfit(pair Pair, want leaf, algorithm Algorithm, now time.T
 	if err != nil {
 		return err.Error()
 	}
+	return ca.misfitCert(cert, nil, want, algorithm, now)
+}
+
+// misfitCert is misfit for a certificate alone. What came with it in its file
+// is of no importance: this CA signs by itself.
+func (ca authority) misfitCert(cert *x509.Certificate, _ []byte, want leaf, algorithm Algorithm, now time.Time) string {
 	lifetime := cert.NotAfter.Sub(cert.NotBefore)
 	left := cert.NotAfter.Sub(now)
 	renewable := cert.NotAfter.Before(ca.cert.NotAfter) // another would last longer

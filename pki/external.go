@@ -25,15 +25,21 @@ func (ca authority) externalMisfit(pair Pair, want leaf, algorithm Algorithm, no
 	if err != nil {
 		return err.Error()
 	}
+	_, rest := pem.Decode(pair.Cert)
+	return ca.externalMisfitCert(cert, rest, want, algorithm, now)
+}
+
+// externalMisfitCert is externalMisfit for a certificate alone, and those that
+// follow it in its file.
+func (ca authority) externalMisfitCert(cert *x509.Certificate, rest []byte, want leaf, _ Algorithm, now time.Time) string {
 	var wrong []string
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range ca.trusted {
 		roots.AddCert(c)
 	}
-	_, rest := pem.Decode(pair.Cert)
 	intermediates.AppendCertsFromPEM(rest)
-	_, err = cert.Verify(x509.VerifyOptions{
+	_, err := cert.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: middle(cert), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {

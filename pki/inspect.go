@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -145,12 +145,22 @@ func (in *Inspection) ending(cert *x509.Certificate, soon bool, remedy string) s
 
 // judge describes a leaf and says what is wrong with it.
 func (in *Inspection) judge(want leaf, pair Pair) Certificate {
+	c := in.judgeCert(want, pair.Cert)
+	if c.Serial != "" && pair.Key != nil {
+		if _, err := parseLeaf(pair); err != nil {
+			c.Problems = []string{err.Error()}
+		}
+	}
+	return c
+}
+
+func (in *Inspection) judgeCert(want leaf, text []byte) Certificate {
 	c := Certificate{Role: want.role, Host: want.host, Path: want.certPath()}
-	if pair.Cert == nil {
+	if text == nil {
 		c.Problems = []string{reasonMissing}
 		return c
 	}
-	block, _ := pem.Decode(pair.Cert)
+	block, rest := pem.Decode(text)
 	if block == nil {
 		c.Problems = []string{"not a certificate"}
 		return c
@@ -164,11 +174,11 @@ func (in *Inspection) judge(want leaf, pair Pair) Certificate {
 	if in.ca.cert == nil {
 		return c
 	}
-	misfit := in.ca.misfit
+	misfit := in.ca.misfitCert
 	if in.spec.External {
-		misfit = in.ca.externalMisfit
+		misfit = in.ca.externalMisfitCert
 	}
-	reason := misfit(pair, want, in.spec.Algorithm, in.now)
+	reason := misfit(cert, rest, want, in.spec.Algorithm, in.now)
 	if reason == "" && in.spec.External { // misfit has looked at the end of all others
 		reason = in.ending(cert, cert.NotAfter.Sub(in.now) < cert.NotAfter.Sub(cert.NotBefore)/3, "muster certs csr writes a request for another")
 	}
@@ -178,22 +188,40 @@ func (in *Inspection) judge(want leaf, pair Pair) Certificate {
 	return c
 }
 
-// Judge describes the leaf of a role that was found on a host, as the
-// directory knows it: certificate and key may come from there. It is nil for
-// roles that no host has.
-func (in *Inspection) Judge(host string, path string, pair Pair) *Certificate {
+// Judge describes a leaf that was found elsewhere under a name such as
+// "server", and says what is wrong with it, as if it were the directory's. The
+// host is whose server or peer certificate it should be.
+func (in *Inspection) Judge(host, name string, cert []byte) Certificate {
 	for _, want := range in.spec.leaves() {
-		if filepath.Base(want.path) == path && (want.host == host || want.host == "") {
-			c := in.judge(want, pair)
-			return &c
+		if filepath.Base(want.path) == name && (want.host == host || want.host == "") {
+			return in.judgeCert(want, cert)
 		}
 	}
-	return nil
+	return Certificate{Role: Client, Host: host, Path: name, Problems: []string{"it is none of the cluster's"}}
 }
 
-// Trusts reports whether a bundle found elsewhere is the directory's.
-func (in *Inspection) Trusts(bundle []byte) bool {
-	return bytes.Equal(bytes.TrimSpace(bundle), bytes.TrimSpace(in.Bundle.CA))
+// JudgeBundle describes the CAs of a bundle that was found elsewhere.
+func (in *Inspection) JudgeBundle(bundle []byte) []Certificate {
+	certs, err := parseCAs(bundle)
+	if err != nil {
+		return []Certificate{{Role: CA, Path: caCert, Problems: []string{err.Error()}}}
+	}
+	var all []Certificate
+	for _, cert := range certs {
+		c := describe(CA, "", caCert, cert)
+		if !slices.ContainsFunc(in.ca.trusted, cert.Equal) {
+			c.Problems = append(c.Problems, "it is not the workstation's")
+		}
+		all = append(all, c)
+	}
+	for _, cert := range in.ca.trusted {
+		if !slices.ContainsFunc(certs, cert.Equal) {
+			c := describe(CA, "", caCert, cert)
+			c.Problems = append(c.Problems, "it is not trusted")
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 func describe(role Role, host, path string, cert *x509.Certificate) Certificate {

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,12 +17,43 @@ type Found struct {
 	HealthcheckClient Pair
 }
 
+// inUse returns the CAs that have signed what was found. In the middle of a
+// rotation there is another one, whose key is lost with the directory.
+func (f Found) inUse() ([]byte, error) {
+	certs, err := parseCAs(f.CA)
+	if err != nil {
+		return nil, fmt.Errorf("the CA of the hosts %w", err)
+	}
+	pairs := []Pair{f.HealthcheckClient}
+	for _, h := range f.Hosts {
+		pairs = append(pairs, h.Server, h.Peer)
+	}
+	var bundle []byte
+	for _, ca := range certs {
+		for _, pair := range pairs {
+			cert, err := parseLeaf(pair)
+			if err == nil && cert.CheckSignatureFrom(ca) == nil {
+				bundle = append(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})...)
+				break
+			}
+		}
+	}
+	if bundle == nil {
+		return nil, &Error{errors.New("the CA that the hosts trust has signed none of their certificates"), "muster certs check shows who signed them"}
+	}
+	return bundle, nil
+}
+
 // Restore writes what the hosts have, and the directory lacks, into the
 // directory. What the directory has is never replaced. The CA's key and the
 // certificates of other clients are on no host: what of the spec is still
 // missing afterwards is returned, by path.
 func (s *Store) Restore(ctx context.Context, spec Spec, found Found) (changes []Change, missing []string, err error) {
 	if err := spec.check(); err != nil {
+		return nil, nil, err
+	}
+	found.CA, err = found.inUse()
+	if err != nil {
 		return nil, nil, err
 	}
 	ca, err := parseAuthority(found.CA, nil)

@@ -131,7 +131,10 @@ func TestClient(t *testing.T) {
 func TestRestore(t *testing.T) {
 	dir, spec := filepath.Join(t.TempDir(), "pki"), threeHosts()
 	before, _ := mustEnsure(t, dir, spec)
-	found := Found{CA: before.CA, Hosts: before.Hosts, HealthcheckClient: before.HealthcheckClient}
+	other := filepath.Join(t.TempDir(), "other")
+	unused, _ := mustEnsure(t, other, spec)
+	// The hosts were in the middle of a rotation whose new CA's key is lost.
+	found := Found{CA: append(bytes.Clone(before.CA), unused.CA...), Hosts: before.Hosts, HealthcheckClient: before.HealthcheckClient}
 	lost := filepath.Join(t.TempDir(), "pki")
 	s := Open(lost, Keys{})
 	changes, missing, err := s.Restore(t.Context(), spec, found)
@@ -152,8 +155,9 @@ func TestRestore(t *testing.T) {
 	after, _ := mustEnsure(t, lost, spec)
 	checkWhole(t, lost, after, spec)
 
-	other := filepath.Join(t.TempDir(), "other")
-	mustEnsure(t, other, spec)
+	if text := readFile(t, filepath.Join(lost, caCert)); bytes.Contains(text, bytes.TrimSpace(unused.CA)) {
+		t.Error("a CA that has signed nothing was restored")
+	}
 	_, _, err = Open(other, Keys{}).Restore(t.Context(), spec, found)
 	wantError(t, err, "the hosts trust another CA", "pki.dir")
 	foreign := t.TempDir()

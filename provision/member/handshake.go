@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -38,6 +39,15 @@ func (h Handshake) ServedBy(bundle []byte) bool {
 		CurrentTime: h.Served.NotBefore.Add(h.Served.NotAfter.Sub(h.Served.NotBefore) / 2),
 	})
 	return err == nil
+}
+
+// PEM is the certificate and what came with it, as a file would have it.
+func (h Handshake) PEM() []byte {
+	var text []byte
+	for _, c := range append([]*x509.Certificate{h.Served}, h.Chain...) {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return text
 }
 
 // Shake makes one TLS handshake with the port of a URL and shows the
@@ -125,4 +135,6 @@ func isAlert(err error) bool {
 	return errors.As(err, &told) && told.Op == "remote error"
 }
 
-func saysAlert(err error, text string) bool { return isAlert(err) && strings.Contains(err.Error(), text) }
+func saysAlert(err error, text string) bool {
+	return isAlert(err) && strings.Contains(err.Error(), text)
+}

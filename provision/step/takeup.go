@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"muster/pki"
@@ -29,26 +30,33 @@ func (e *staleError) Error() string { return e.text }
 // a *staleError when it does not, any other when it cannot be said.
 type proof func(context.Context, *Host) error
 
-// endpoints are all ports of a host's member that speak TLS, with the role of
-// the certificate that each serves.
-func endpoints(h *Host) map[string]pki.Role {
-	all := map[string]pki.Role{h.Want.Member.ClientURL: pki.Server, h.Want.Member.PeerURL: pki.Peer}
+// endpoint is a port of a member that speaks TLS, and the role of the
+// certificate that it serves.
+type endpoint struct {
+	url  string
+	role pki.Role
+}
+
+// endpoints are those of a host's member. Where it listens on every address,
+// the one that it advertises stands for all.
+func endpoints(h *Host) []endpoint {
+	all := []endpoint{{h.Want.Member.ClientURL, pki.Server}}
 	for _, u := range h.ClientListenURLs() {
-		if u != "https://0.0.0.0:"+fmt.Sprint(h.Server.ClientPort) {
-			all[u] = pki.Server
+		if u != h.Want.Member.ClientURL && !strings.Contains(u, "//0.0.0.0:") {
+			all = append(all, endpoint{u, pki.Server})
 		}
 	}
-	return all
+	return append(all, endpoint{h.Want.Member.PeerURL, pki.Peer})
 }
 
 // shakeAll makes a handshake with every endpoint of the host's member.
 func shakeAll(ctx context.Context, h *Host, pair pki.Pair, judge func(url string, role pki.Role, shown member.Handshake) error) error {
-	for url, role := range endpoints(h) {
+	for _, e := range endpoints(h) {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		shown, err := member.Shake(call, url, pair, h.Remote.DialContext)
+		shown, err := member.Shake(call, e.url, pair, h.Remote.DialContext)
 		cancel()
 		if err == nil {
-			err = judge(url, role, shown)
+			err = judge(e.url, e.role, shown)
 		}
 		if err != nil {
 			return err
@@ -198,7 +206,7 @@ func (h *Host) forgetRestart(ctx context.Context) error {
 // installCertificates places certificates and keys, and nothing else.
 func installCertificates(ctx context.Context, h *Host, which func(name string) bool) error {
 	for _, f := range h.Want.Files {
-		if ext := path.Ext(f.Path); ext != ".crt" && ext != ".key" || !which(path.Base(f.Path)) {
+		if !isCertificateFile(f.Path) || !which(path.Base(f.Path)) {
 			continue
 		}
 		if _, err := h.installFile(ctx, f, ""); err != nil {
