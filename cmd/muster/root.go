@@ -33,6 +33,8 @@ func subcommands() []func(*app) *cobra.Command {
 		newValidateCommand,
 		newApplyCommand,
 		newStatusCommand,
+		newLogsCommand,
+		newExecCommand,
 		newBackupCommand,
 		newRestoreCommand,
 		newResetCommand,

@@ -15,6 +15,9 @@ import (
 	"gopkg.in/natefinch/lumberjack.v2"
 )
 
+// journalTime is how journalctl's short-iso-precise writes a time.
+const journalTime = "2006-01-02T15:04:05.000000-0700"
+
 // journal keeps what one unit printed, in a file of bounded size. A line is
 // "TIME IDENTIFIER[PID]: MESSAGE", which is journalctl's short-iso-precise
 // form without the host name.
@@ -35,7 +38,7 @@ func openJournal(dir, unitName string) *journal {
 func (j *journal) add(identifier string, pid int, message string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, _ = fmt.Fprintf(j.log, "%s %s[%d]: %s\n", time.Now().Format("2006-01-02T15:04:05.000000-0700"), identifier, pid, message)
+	_, _ = fmt.Fprintf(j.log, "%s %s[%d]: %s\n", time.Now().Format(journalTime), identifier, pid, message)
 }
 
 // tail returns the last n lines, oldest first; all of them when n < 0.

@@ -232,41 +232,6 @@ func (c *call) kill(name, signal string) error {
 	return c.host.units.kill(name, sig)
 }
 
-// journalctlTool is journalctl -u UNIT [-n N] [-o cat].
-func journalctlTool(c *call) error {
-	f := c.flags()
-	units := f.StringArrayP("unit", "u", nil, "")
-	count := f.StringP("lines", "n", "all", "")
-	output := f.StringP("output", "o", "short-iso-precise", "")
-	f.Bool("no-pager", false, "")
-	f.BoolP("quiet", "q", false, "")
-	f.String("no-hostname", "", "")
-	f.Lookup("no-hostname").NoOptDefVal = "yes"
-	if err := c.parse(f); err != nil {
-		return err
-	}
-	n := -1
-	if *count != "all" {
-		var err error
-		if n, err = strconv.Atoi(*count); err != nil {
-			return c.fail(1, "Failed to parse lines '%s'", *count)
-		}
-	}
-	for _, name := range *units {
-		lines, err := c.host.units.journals.of(unitName(name)).tail(n, *output == "cat")
-		if err != nil {
-			return err
-		}
-		if len(lines) == 0 {
-			fmt.Fprintln(c.err, "-- No entries --")
-		}
-		for _, l := range lines {
-			fmt.Fprintln(c.out, l)
-		}
-	}
-	return nil
-}
-
 // analyzeTool is systemd-analyze verify FILE... It finds what would keep the
 // unit from being loaded or its program from being started.
 func analyzeTool(c *call) error {

@@ -27,7 +27,8 @@
 //	head                 -n N, -c N
 //	id                   -u, -un
 //	install              -d -m MODE -o OWNER -g GROUP DIR
-//	journalctl           -u UNIT -n N --no-pager -o cat
+//	journalctl           -u UNIT -n N --no-pager -q -o cat or json, --since @SECONDS,
+//	                     --after-cursor CURSOR
 //	ln                   -sfn TARGET LINK
 //	ls                   -A DIR
 //	mkdir                -p DIR
