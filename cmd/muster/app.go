@@ -41,6 +41,8 @@ type app struct {
 	logLevel string
 	logFile  string
 	noColor  bool
+	// caIdentity is the file of the age identity that opens the CA's key.
+	caIdentity string
 
 	started bool // the command line was understood
 	// screen is held while a question is asked, and for each piece of a live

@@ -40,6 +40,7 @@ func (f operationFlags) check() error {
 func (a *app) options(ctx context.Context, f operationFlags, r reporter) provision.Options {
 	o := provision.Options{
 		SSH:          remote.Options{Log: a.log},
+		CAKeys:       a.caKeys(ctx),
 		BinaryDir:    f.binaryDir,
 		Concurrency:  f.concurrency,
 		ReadyTimeout: f.timeout,

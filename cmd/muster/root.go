@@ -37,6 +37,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newExecCommand,
 		newBackupCommand,
 		newRestoreCommand,
+		newCertsCommand,
 		newResetCommand,
 		newDemoCommand,
 		newPracticeCommand,
@@ -70,6 +71,7 @@ exit codes: 0 ok, 1 failed, 2 usage or invalid inventory`,
 	flags.BoolVar(&a.json, "json", false, "short for --output json")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "least severe messages to print: debug, info, warn or error")
 	flags.StringVar(&a.logFile, "log-file", "", "append every message, debug included, to this file as JSON lines")
+	flags.StringVar(&a.caIdentity, "ca-identity", "", "file of the age identity that opens the CA's key; MUSTER_CA_IDENTITY does the same")
 	flags.BoolVar(&a.noColor, "no-color", false, "print without colors; NO_COLOR in the environment does the same")
 
 	for _, construct := range subcommands() {

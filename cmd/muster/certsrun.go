@@ -1,0 +1,330 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"muster/pki"
+	"muster/provision"
+	"muster/provision/desired"
+	"muster/provision/inventory"
+)
+
+// The environment variables that open an encrypted CA key.
+const (
+	passphraseVariable    = "MUSTER_CA_PASSPHRASE" //nolint:gosec // a name
+	newPassphraseVariable = "MUSTER_CA_NEW_PASSPHRASE"
+	identityVariable      = "MUSTER_CA_IDENTITY"
+)
+
+// caKeys says how to open the CA's key.
+func (a *app) caKeys(ctx context.Context) pki.Keys {
+	keys := pki.Keys{IdentityFile: a.caIdentity}
+	if keys.IdentityFile == "" {
+		keys.IdentityFile = os.Getenv(identityVariable)
+	}
+	if given := os.Getenv(passphraseVariable); given != "" {
+		keys.Passphrase = func(string) ([]byte, error) { return []byte(given), nil }
+	} else if a.canPrompt() {
+		keys.Passphrase = func(question string) ([]byte, error) { return a.askSecret(ctx, question) }
+	}
+	return keys
+}
+
+// newPassphrase asks for a passphrase that does not exist yet, twice.
+func (a *app) newPassphrase(ctx context.Context) func(string) ([]byte, error) {
+	if given := os.Getenv(newPassphraseVariable); given != "" {
+		return func(string) ([]byte, error) { return []byte(given), nil }
+	}
+	if !a.canPrompt() {
+		return func(string) ([]byte, error) {
+			return nil, &usageError{errors.New("nobody can be asked for the new passphrase"), "run the command on a terminal, or set " + newPassphraseVariable}
+		}
+	}
+	return func(question string) ([]byte, error) {
+		first, err := a.askSecret(ctx, question)
+		if err != nil {
+			return nil, err
+		}
+		second, err := a.askSecret(ctx, "the same again")
+		if err == nil && !bytes.Equal(first, second) {
+			err = &usageError{errors.New("the two passphrases differ"), "run the command again; nothing was changed"}
+		}
+		return first, err
+	}
+}
+
+func certsFlags(cmd *cobra.Command, flags *operationFlags) {
+	f := cmd.Flags()
+	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
+	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+}
+
+func newCertsRenewCommand(a *app) *cobra.Command {
+	var flags operationFlags
+	var which provision.Renewal
+	cmd := &cobra.Command{
+		Use:   "renew",
+		Short: "make new certificates and let the members take them up, without a pause",
+		Long: `renew makes new certificates where less than a third of the lifetime is left, or
+where --all or --within say so, installs them host by host, and proves by a
+handshake with every port that the member serves the new one before it goes on.
+musterd takes up new files by itself. A server that does not is restarted while
+the others hold the quorum.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsRenew(cmd.Context(), flags, which) },
+	}
+	certsFlags(cmd, &flags)
+	cmd.Flags().BoolVar(&which.All, "all", false, "renew every certificate")
+	cmd.Flags().StringVar(&which.Host, "host", "", "only those of this host")
+	lifetimeVar(cmd.Flags(), &which.Within, "within", "renew those that expire within that time, such as 60d")
+	cmd.MarkFlagsMutuallyExclusive("all", "within")
+	return cmd
+}
+
+func (a *app) certsRenew(ctx context.Context, flags operationFlags, which provision.Renewal) error {
+	if err := flags.check(); err != nil {
+		return err
+	}
+	cluster, err := a.loadInventory()
+	if err != nil {
+		return err
+	}
+	names := hostNames(cluster)
+	if which.Host != "" && !slices.Contains(names, which.Host) {
+		return &usageError{fmt.Errorf("--host is %q, which the inventory does not have", which.Host), "write one of " + strings.Join(names, ", ")}
+	}
+	if which.Host != "" && which.Within == 0 {
+		which.All = true
+	}
+	r := a.newReporter(names)
+	report, err := provision.RenewCertificates(ctx, cluster, a.options(ctx, flags, r), which)
+	r.stop(err == nil)
+	return a.certsDone(cluster, report, err)
+}
+
+// certsDone tells how an operation on certificates ended.
+func (a *app) certsDone(cluster *inventory.Cluster, report *provision.CertificateReport, err error) error {
+	if err != nil {
+		a.explain(err)
+		return err
+	}
+	if a.wantsJSON() {
+		return json.NewEncoder(a.out).Encode(map[string]any{
+			"time": time.Now(), "kind": "result", "changes": report.Changes, "seconds": report.Elapsed.Seconds(), "phase": report.Phase, "status": report.Status,
+		})
+	}
+	fmt.Fprintf(a.out, "cluster %s is verified: %s in %v\n\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond))
+	a.printMembers(report.Status)
+	return nil
+}
+
+// phaseNames are what --until accepts.
+func phaseNames() map[string]pki.Phase {
+	return map[string]pki.Phase{"trust": pki.Trusting, "issue": pki.Issuing, "drop": pki.Dropping}
+}
+
+func newCertsRotateCommand(a *app) *cobra.Command {
+	var flags operationFlags
+	var until string
+	cmd := &cobra.Command{
+		Use:   "rotate-ca",
+		Short: "replace the CA, without a pause",
+		Long: `rotate-ca makes a new CA and introduces it in phases:
+
+  trust   every member learns to trust the new CA beside the old one
+  issue   every certificate is made anew by the new CA, host by host
+  drop    every member unlearns the old CA, whose certificate is archived
+
+Each phase is proved by handshakes with every port of every member, and the
+cluster is verified before and after. A run that is stopped or killed is gone on
+with by the same command.
+
+After "trust" and before "issue", other clients, such as a kube-apiserver, need
+the ca.crt of this workstation, which holds both CAs; after "issue" and before
+"drop" they need certificates of the new CA (muster certs export). Without --yes
+rotate-ca stops for that and asks; --until says where to end.
+
+The old CA's key is not needed: rotate-ca is also the way when it is lost.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsRotate(cmd.Context(), flags, until) },
+	}
+	certsFlags(cmd, &flags)
+	cmd.Flags().StringVar(&until, "until", "", "end after this phase: trust, issue or drop")
+	cmd.Flags().BoolVarP(&flags.yes, "yes", "y", false, "do not ask between the phases")
+	return cmd
+}
+
+func (a *app) certsRotate(ctx context.Context, flags operationFlags, until string) error {
+	if err := flags.check(); err != nil {
+		return err
+	}
+	last, known := phaseNames()[until]
+	if until != "" && !known {
+		return &usageError{fmt.Errorf("--until is %q", until), "write trust, issue or drop"}
+	}
+	if until == "" && !flags.yes && !a.canPrompt() {
+		return &usageError{errors.New("rotate-ca asks before other clients are affected, and nobody can answer"), "say --until trust to end before that, or --yes"}
+	}
+	cluster, err := a.loadInventory()
+	if err != nil {
+		return err
+	}
+	stops := []pki.Phase{last}
+	if until == "" && !flags.yes {
+		stops = []pki.Phase{pki.Trusting, pki.Issuing, ""}
+	}
+	for _, stop := range stops {
+		r := a.newReporter(hostNames(cluster))
+		report, err := provision.RotateCA(ctx, cluster, a.options(ctx, flags, r), stop)
+		r.stop(err == nil)
+		if err := a.certsDone(cluster, report, err); err != nil {
+			return err
+		}
+		advice := afterPhase(cluster, report.Phase)
+		if advice == "" || a.wantsJSON() {
+			continue
+		}
+		fmt.Fprintf(a.out, "\n%s\n", advice)
+		if until == "" && !flags.yes {
+			if goOn, err := a.goOn(ctx); err != nil || !goOn {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// afterPhase says what is to be done by hand before the next phase.
+func afterPhase(cluster *inventory.Cluster, phase pki.Phase) string {
+	switch phase {
+	case pki.Trusting:
+		return fmt.Sprintf("every member trusts both CAs. Now give %s/ca.crt, which holds both, to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on", cluster.PKI.Dir)
+	case pki.Issuing:
+		return "every member serves certificates of the new CA. Now give new certificates to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on and drops the old CA"
+	}
+	return ""
+}
+
+// goOn asks whether to take the next phase.
+func (a *app) goOn(ctx context.Context) (bool, error) {
+	fmt.Fprint(a.err, "go on now? [y/N] ")
+	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(a.in).ReadString('\n') })
+	if err != nil {
+		fmt.Fprintln(a.err)
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	text = strings.ToLower(strings.TrimSpace(text))
+	return text == "y" || text == "yes", nil
+}
+
+// kubeAPIServer is the one purpose that --for knows.
+const kubeAPIServer = "kube-apiserver"
+
+func newCertsExportCommand(a *app) *cobra.Command {
+	var purpose, client string
+	cmd := &cobra.Command{
+		Use:   "export DIR|-",
+		Short: "hand out what a client of the cluster needs",
+		Long: `export writes the CA's certificate, a client's certificate and its key into a
+directory, or as a tar archive to standard output:
+
+  muster certs export --for kube-apiserver DIR   # ca.crt, apiserver-etcd-client.crt and .key
+  muster certs export --client backup - | ssh host tar -x -C /etc/backup/pki
+
+--client makes a certificate for one more client, with the name as its common
+name, and keeps it on this workstation below clients/: it is renewed and replaced
+with all others. A ca.crt of something else in the directory is never replaced.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("name one directory to write to, or - for a tar archive on standard output")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.certsExport(cmd.Context(), purpose, client, args[0])
+		},
+	}
+	cmd.Flags().StringVar(&purpose, "for", "", "whom it is for: "+kubeAPIServer)
+	cmd.Flags().StringVar(&client, "client", "", "name of one more client")
+	return cmd
+}
+
+func (a *app) certsExport(ctx context.Context, purpose, client, to string) error {
+	switch {
+	case (purpose == "") == (client == ""):
+		return &usageError{errors.New("whom is it for?"), "say either --for " + kubeAPIServer + " or --client NAME"}
+	case purpose != "" && purpose != kubeAPIServer:
+		return &usageError{fmt.Errorf("--for is %q", purpose), "write " + kubeAPIServer + ", or --client NAME for another client"}
+	}
+	if f, ok := a.out.(*os.File); ok && to == standardInput && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+		return &usageError{errors.New("a tar archive with a private key does not belong on a terminal"), "name a directory, or send the output to a program"}
+	}
+	cluster, err := a.loadInventory()
+	if err != nil {
+		return err
+	}
+	store, spec := pki.Open(cluster.PKI.Dir, a.caKeys(ctx)), desired.Certificates(cluster)
+	if in, err := store.Inspect(spec); err != nil {
+		return err
+	} else if len(in.Bundle.CA) == 0 {
+		return &usageError{fmt.Errorf("there are no certificates in %s yet", cluster.PKI.Dir), "muster apply makes them; muster certs recover takes those of a cluster that exists from its hosts"}
+	}
+	name := client
+	if client != "" {
+		if _, _, err := store.Client(ctx, spec, client); err != nil {
+			return err
+		}
+	}
+	bundle, _, err := store.Ensure(ctx, spec)
+	if err != nil {
+		return err
+	}
+	pair := bundle.Clients[client]
+	if purpose == kubeAPIServer {
+		name, pair = pki.APIServerName, bundle.APIServerEtcdClient
+	}
+	files := pki.ExportOf(bundle.CA, name, pair)
+	if to == standardInput {
+		return writeTar(a, files)
+	}
+	changed, err := store.Export(to, files)
+	if err != nil {
+		return fmt.Errorf("export to %s: %w", to, err)
+	}
+	if a.wantsJSON() {
+		return json.NewEncoder(a.out).Encode(map[string]any{"directory": to, "changed": append([]string{}, changed...)})
+	}
+	if len(changed) == 0 {
+		fmt.Fprintf(a.out, "%s holds all of it already\n", to)
+		return nil
+	}
+	fmt.Fprintf(a.out, "wrote %s to %s\n", strings.Join(changed, ", "), to)
+	return nil
+}
+
+func writeTar(a *app, files []pki.File) error {
+	w := tar.NewWriter(a.out)
+	for _, f := range files {
+		header := &tar.Header{Name: f.Name, Mode: int64(f.Mode), Size: int64(len(f.Content)), ModTime: time.Now().Truncate(time.Second), Uname: "root", Gname: "root"}
+		if err := w.WriteHeader(header); err != nil {
+			return err
+		}
+		if _, err := w.Write(f.Content); err != nil {
+			return err
+		}
+	}
+	return w.Close()
+}
