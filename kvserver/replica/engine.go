@@ -101,6 +101,10 @@ func (e *engine) startRaft() error {
 	return nil
 }
 
+// recentEntries is how many entries of the log, each of a megabyte at most
+// unless a single request is larger, are kept to be read again.
+const recentEntries = 8
+
 // hasten has a lone voter stand for election at once: there is nobody whose
 // sign of life it could wait for. raft looks again whether it must wait when the
 // time to wait becomes shorter.
@@ -128,7 +132,12 @@ func newRaft(config *raft.Config, machineAdapter raft.FSM, log *durableLog, snap
 			err = fmt.Errorf("the raft log cannot be read: %v; remove the member from the cluster, move its data directory away and add it anew", cause)
 		}
 	}()
-	return raft.NewRaft(config, machineAdapter, log, log, snapshots, transport)
+	// What was written last is what the followers are sent and what is applied.
+	recent, err := raft.NewLogCache(recentEntries, log)
+	if err != nil {
+		return nil, err
+	}
+	return raft.NewRaft(config, machineAdapter, recent, log, snapshots, transport)
 }
 
 // followLeadership keeps the view of who leads, until the instance is replaced
