@@ -121,6 +121,11 @@ type Config struct {
 	SlowRequest time.Duration
 }
 
+// requestWindow is how many bytes of requests a client may send ahead of being
+// read. Left to itself gRPC looks for the best number by a ping, and its answer,
+// for every small request.
+const requestWindow = 1 << 20
+
 // NewServer returns a gRPC server with every service registered. Clients that
 // wait for a lock or an election wait no longer than until ctx ends, which is
 // when the member stops.
@@ -138,6 +143,7 @@ func NewServer(ctx context.Context, c Config) *grpc.Server {
 		grpc.Creds(c.Credentials),
 		grpc.MaxRecvMsgSize(limits.MaxRequestBytes+grpcOverhead),
 		grpc.MaxConcurrentStreams(limits.MaxConcurrentStreams),
+		grpc.StaticStreamWindowSize(requestWindow), grpc.StaticConnWindowSize(requestWindow),
 		grpc.MaxHeaderListSize(http.DefaultMaxHeaderBytes),
 		grpc.ChainUnaryInterceptor(learner.unary, (&slowRequests{expected: c.SlowRequest, logger: c.Logger}).watch, a.requireLeader, a.guardUnary),
 		grpc.ChainStreamInterceptor(learner.stream, newLeaderRule(a.hasLeader, limits.ElectionTimeout).stream, a.guardStream),

@@ -275,6 +275,17 @@ var errUnknownMember = errors.New("not a member of this cluster")
 
 func (e *engine) locate(member uint64) (place, error) { return locate(e.currentRaft(), member) }
 
+// others are the ids of the other members.
+func (e *engine) others() []uint64 {
+	var ids []uint64
+	for _, member := range e.machine.Members() {
+		if member.ID != e.Member() {
+			ids = append(ids, member.ID)
+		}
+	}
+	return ids
+}
+
 func locate(instance *raft.Raft, member uint64) (place, error) {
 	servers, err := serversOf(instance)
 	if err != nil {

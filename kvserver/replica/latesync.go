@@ -172,14 +172,15 @@ type heldPipeline struct {
 	raft.AppendPipeline
 	stalled func() bool
 	durable func(index uint64) error
+	sent    func(*raft.AppendEntriesRequest)
 	ready   chan raft.AppendFuture
 	closed  chan struct{}
 	closing sync.Once
 }
 
-func holdPipeline(pipeline raft.AppendPipeline, stalled func() bool, durable func(uint64) error) *heldPipeline {
+func holdPipeline(pipeline raft.AppendPipeline, stalled func() bool, durable func(uint64) error, sent func(*raft.AppendEntriesRequest)) *heldPipeline {
 	p := &heldPipeline{
-		AppendPipeline: pipeline, stalled: stalled, durable: durable,
+		AppendPipeline: pipeline, stalled: stalled, durable: durable, sent: sent,
 		ready: make(chan raft.AppendFuture), closed: make(chan struct{}),
 	}
 	go p.pass()
@@ -219,7 +220,11 @@ func (p *heldPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft
 	if p.stalled() {
 		return nil, errStalled
 	}
-	return p.AppendPipeline.AppendEntries(args, resp)
+	future, err := p.AppendPipeline.AppendEntries(args, resp)
+	if err == nil {
+		p.sent(args)
+	}
+	return future, err
 }
 
 // Close implements raft.AppendPipeline.

@@ -25,6 +25,11 @@ import (
 // a batch, whose last request may be as large as a client is allowed.
 const maxPeerMessage = 64 << 20
 
+// peerWindow is how many bytes may be sent ahead of being read. Left to itself
+// gRPC looks for the best number by a ping, and its answer, for every small
+// message.
+const peerWindow = 4 << 20
+
 // peerPing is how often an idle connection between members is probed.
 const peerPing = 10 * time.Second
 
@@ -104,6 +109,7 @@ func (p *peers) conn(member uint64, peerURLs []string) (*peerConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: peerPing, Timeout: peerPing / 2, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPeerMessage), grpc.MaxCallSendMsgSize(maxPeerMessage)),
+		grpc.WithStaticStreamWindowSize(peerWindow), grpc.WithStaticConnWindowSize(peerWindow),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 	)

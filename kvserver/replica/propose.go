@@ -10,7 +10,6 @@ import (
 
 	"muster/kvserver/machine"
 	"muster/kvserver/metrics"
-	"muster/kvserver/replica/peerpb"
 )
 
 const (
@@ -22,8 +21,6 @@ const (
 	// window is how many batches may be on their way at a time: while one is
 	// synced the next is gathered.
 	window = 2
-	// forwardTimeout bounds one call to the leader.
-	forwardTimeout = 10 * time.Second
 	// idleRetry is how long a batch that has nowhere to go waits before it
 	// looks again, when no leadership change wakes it earlier.
 	idleRetry = 50 * time.Millisecond
@@ -49,11 +46,11 @@ type proposal struct {
 	// request to be appended: it is neither forwarded nor kept for the next
 	// leader.
 	onlyTerm uint64
-	// settled tells what became of the request: nil when committed,
+	// settled tells what became of the request: the index it was committed at,
 	// errNotLeader when certainly not appended, an unknownOutcome otherwise. A
 	// request of this member's own clients, unless it is for one term only, is
 	// not told that it was not appended: it goes on to the next leader.
-	settled func(error)
+	settled func(index uint64, err error)
 }
 
 // proposer gathers requests into batches and takes them to the leader: into
@@ -62,9 +59,8 @@ type proposer struct {
 	self       uint64
 	raft       func() *raft.Raft
 	leadership *leadership
-	peers      *peers
-	locate     func(member uint64) (place, error)
-	push       func(origin, index uint64)
+	forwarder  *forwarder
+	announce   func(index uint64) // called for what this member has committed as the leader
 	metrics    *metrics.Replica
 
 	mu     sync.Mutex
@@ -151,6 +147,7 @@ func (p *proposer) empty() bool {
 
 // run sends batches until ctx ends and those on their way have settled.
 func (p *proposer) run(ctx context.Context) {
+	defer p.forwarder.running.Wait()
 	defer p.flying.Wait()
 	for {
 		select {
@@ -219,61 +216,16 @@ func (p *proposer) append(ctx context.Context, batch []proposal) {
 	err := future.Error()
 	switch {
 	case err == nil:
-		settle(batch, nil)
-		for _, origin := range origins(batch, p.self) {
-			p.push(origin, future.Index())
+		for _, item := range batch {
+			item.settle(future.Index(), nil)
 		}
+		p.announce(future.Index())
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		p.notAppended(ctx, batch)
 	default:
 		// Lost leadership with the entry in the log: it may yet commit. It is
 		// never proposed again; whoever waits sees it applied or is told.
 		settle(batch, unknownOutcome{term, err})
-	}
-}
-
-// forward takes the batch to the leader. Only requests of this member's own
-// clients are forwarded; a request is never passed on twice.
-func (p *proposer) forward(ctx context.Context, leader uint64, batch []proposal) {
-	own, foreign := split(batch, p.self)
-	settle(foreign, errNotLeader)
-	if len(own) == 0 {
-		return
-	}
-	at, err := p.locate(leader)
-	if err != nil {
-		p.notAppended(ctx, own)
-		return
-	}
-	term := p.raft().CurrentTerm()
-	calling, cancel := p.leadership.while(ctx, leader)
-	defer cancel()
-	client, err := p.peers.ready(calling, leader, at.peerURLs)
-	if err != nil {
-		p.notAppended(ctx, own)
-		return
-	}
-	request := &peerpb.ProposeRequest{Origin: p.self, Requests: make([][]byte, len(own))}
-	for i, item := range own {
-		request.Requests[i] = item.request
-	}
-	p.metrics.Forwarded.Add(float64(len(own)))
-	calling, cancel = context.WithTimeout(calling, forwardTimeout)
-	defer cancel()
-	response, err := client.Propose(calling, request)
-	if err != nil {
-		p.metrics.Peers.Failed(leader)
-		settle(own, unknownOutcome{term, err})
-		return
-	}
-	var rejected []proposal
-	for _, position := range response.GetNotAppended() {
-		if int(position) < len(own) {
-			rejected = append(rejected, own[position])
-		}
-	}
-	if len(rejected) > 0 {
-		p.notAppended(ctx, rejected)
 	}
 }
 
@@ -287,11 +239,16 @@ func (p *proposer) notAppended(ctx context.Context, batch []proposal) {
 	p.requeue(own)
 }
 
+func (p proposal) settle(index uint64, err error) {
+	if p.settled != nil {
+		p.settled(index, err)
+	}
+}
+
+// settle tells that no request of the batch is known to be committed.
 func settle(batch []proposal, err error) {
 	for _, item := range batch {
-		if item.settled != nil {
-			item.settled(err)
-		}
+		item.settle(0, err)
 	}
 }
 
@@ -302,7 +259,7 @@ func keepTerm(batch []proposal, term uint64) []proposal {
 		if item.onlyTerm == 0 || item.onlyTerm == term {
 			kept = append(kept, item)
 		} else {
-			settle([]proposal{item}, errNotLeader)
+			item.settle(0, errNotLeader)
 		}
 	}
 	return kept
@@ -319,16 +276,4 @@ func split(batch []proposal, self uint64) (own, foreign []proposal) {
 		}
 	}
 	return own, foreign
-}
-
-func origins(batch []proposal, self uint64) []uint64 {
-	var found []uint64
-	seen := map[uint64]bool{self: true}
-	for _, item := range batch {
-		if !seen[item.origin] {
-			seen[item.origin] = true
-			found = append(found, item.origin)
-		}
-	}
-	return found
 }

@@ -8,28 +8,34 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// pusher tells a follower that an index is committed when one of its clients
-// waits for it. raft alone tells with the next entry, or after CommitTimeout,
-// and a lone write through a follower would wait that long.
+// pusher tells followers that an index is committed: one whose client waits for
+// it at once, and all when raft has not done it soon. raft alone tells with the
+// next entry, or after CommitTimeout, and who watches a follower would see a
+// lone write that late.
 //
-// The message is an empty AppendEntries whose previous entry is the committed
-// one: exactly what raft's own replication sends, so the follower checks it
-// like any other. It is sent only for entries of a term this member led.
+// It is sent only for entries of a term this member led; see commitNews.
 type pusher struct {
 	self       uint64
 	transport  raft.Transport
 	leadership *leadership
 	locate     func(member uint64) (place, error)
+	others     func() []uint64 // the ids of the other members
 	ctx        context.Context
 
 	mu      sync.Mutex
 	pending map[uint64]uint64 // index by follower; present while a push is under way
+	heard   map[uint64]uint64 // index that a follower has been told, by raft or by a push
+	newest  uint64            // index that is committed
+	telling *time.Timer       // nil while everybody has been told
 	running sync.WaitGroup
 }
 
 const (
 	pushTries    = 6
 	pushInterval = 2 * time.Millisecond
+	// announceDelay is how long raft's next message may take. With etcd, which
+	// tells at once, every write costs each follower a message more.
+	announceDelay = 3 * time.Millisecond
 	// A member that is removed may be a little behind.
 	farewellTries    = 50
 	farewellInterval = 20 * time.Millisecond
@@ -48,6 +54,57 @@ func (p *pusher) push(follower, index uint64) {
 		defer p.running.Done()
 		p.send(follower)
 	}()
+}
+
+// told notes that a follower knows that index is committed.
+func (p *pusher) told(follower, index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heard[follower] = max(p.heard[follower], index)
+}
+
+// announce sees to it that all followers learn soon that index is committed.
+func (p *pusher) announce(index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.newest = max(p.newest, index)
+	p.tellLaterLocked()
+}
+
+func (p *pusher) tellLaterLocked() {
+	if p.telling != nil || p.ctx.Err() != nil {
+		return
+	}
+	due := p.newest
+	p.telling = time.AfterFunc(announceDelay, func() { p.tell(due) })
+}
+
+// tell pushes to those who have not heard of index.
+func (p *pusher) tell(index uint64) {
+	for _, follower := range p.others() {
+		p.mu.Lock()
+		heard := p.heard[follower]
+		p.mu.Unlock()
+		if heard < index {
+			p.push(follower, index)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.telling = nil
+	if p.newest > index {
+		p.tellLaterLocked()
+	}
+}
+
+// close returns when nothing is pushed any more; the context must have ended.
+func (p *pusher) close() {
+	p.mu.Lock()
+	if p.telling != nil {
+		p.telling.Stop()
+	}
+	p.mu.Unlock()
+	p.running.Wait()
 }
 
 func (p *pusher) send(follower uint64) {
@@ -90,21 +147,13 @@ func (p *pusher) deliver(follower uint64, at place, index uint64, tries int, int
 	if term == 0 {
 		return
 	}
-	local := p.transport.LocalAddr()
-	request := &raft.AppendEntriesRequest{
-		RPCHeader: raft.RPCHeader{
-			ProtocolVersion: raft.ProtocolVersionMax,
-			ID:              []byte(serverID(p.self)),
-			Addr:            p.transport.EncodePeer(serverID(p.self), local),
-		},
-		Term:              term,
-		PrevLogEntry:      index,
-		PrevLogTerm:       term,
-		LeaderCommitIndex: index,
-	}
+	request := commitNews(news{leader: p.self, term: term, index: index})
 	for range tries {
 		var response raft.AppendEntriesResponse
 		err := p.transport.AppendEntries(serverID(follower), at.address(), request, &response)
+		if err == nil && response.Success {
+			p.told(follower, index)
+		}
 		if err != nil || response.Success || response.Term > term {
 			return
 		}

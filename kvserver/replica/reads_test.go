@@ -140,43 +140,6 @@ func TestReadIndexWaitsForTheTermsFirstEntry(t *testing.T) {
 	}
 }
 
-// recordingTransport keeps the messages that carry only news of a commit.
-type recordingTransport struct {
-	raft.Transport
-	pushed chan raft.AppendEntriesRequest
-}
-
-func (r *recordingTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
-	err := r.Transport.AppendEntries(id, target, request, response)
-	if err == nil && response.Success {
-		select {
-		case r.pushed <- *request:
-		default:
-		}
-	}
-	return err
-}
-
-// The follower whose client waits is told of the commit at once, instead of
-// after raft's CommitTimeout.
-func TestCommitIsPushedToTheWaitingFollower(t *testing.T) {
-	c := startCluster(t, 3)
-	leader, follower := c.members[c.leader()], c.follower()
-	recording := &recordingTransport{leader.transport, make(chan raft.AppendEntriesRequest, 16)}
-	leader.pusher.mu.Lock()
-	leader.pusher.transport = recording
-	leader.pusher.mu.Unlock()
-	c.put(follower, "k", "v")
-	select {
-	case push := <-recording.pushed:
-		if len(push.Entries) != 0 || push.LeaderCommitIndex != push.PrevLogEntry || push.LeaderCommitIndex > leader.Status().Committed || push.PrevLogTerm != leader.Status().Term {
-			t.Errorf("pushed %+v", push)
-		}
-	case <-time.After(patience):
-		t.Fatal("nothing was pushed to the follower")
-	}
-}
-
 func TestReadsEndWhenTheMemberStops(t *testing.T) {
 	c := startCluster(t, 3)
 	f := c.follower()

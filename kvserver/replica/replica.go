@@ -129,6 +129,7 @@ type Replica struct {
 	guard           *guard
 	reader          *reader
 	pusher          *pusher
+	listener        *listener
 	members         *reconfigurer
 
 	closing sync.Once
@@ -242,10 +243,16 @@ func (r *Replica) open() error {
 
 // wire connects the parts that work in the background.
 func (r *Replica) wire() {
-	r.pusher = &pusher{self: r.Member(), transport: once{r.transport}, leadership: r.leadership, locate: r.locate, ctx: r.ctx, pending: map[uint64]uint64{}}
+	r.pusher = &pusher{
+		self: r.Member(), transport: once{r.transport}, leadership: r.leadership, locate: r.locate, others: r.others,
+		ctx: r.ctx, pending: map[uint64]uint64{}, heard: map[uint64]uint64{},
+	}
+	r.transport.told = r.pusher.told
+	r.listener = newListener(func() uint64 { return r.currentRaft().CommitIndex() }, r.transport.incoming)
 	proposer := newProposer(&proposer{
-		self: r.Member(), raft: r.currentRaft, leadership: r.leadership, peers: r.peers,
-		locate: r.locate, push: r.pusher.push, metrics: r.config.Metrics,
+		self: r.Member(), raft: r.currentRaft, leadership: r.leadership,
+		forwarder: &forwarder{leadership: r.leadership, peers: r.peers, locate: r.locate, hear: r.listener.hear},
+		announce:  r.pusher.announce, metrics: r.config.Metrics,
 	})
 	r.submitter = &submitter{
 		local: r.local, proposer: proposer,
@@ -263,6 +270,7 @@ func (r *Replica) wire() {
 		rounds: r.config.Metrics.ReadRounds,
 	})
 	r.server = grpc.NewServer(grpc.MaxRecvMsgSize(maxPeerMessage), grpc.MaxSendMsgSize(maxPeerMessage),
+		grpc.StaticStreamWindowSize(peerWindow), grpc.StaticConnWindowSize(peerWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peerPing / 2, PermitWithoutStream: true}))
 	peerpb.RegisterPeerServer(r.server, &peerService{replica: r})
 	for _, register := range r.config.PeerServices {
@@ -276,7 +284,7 @@ func (r *Replica) launch() {
 	upkeep := &upkeep{r.engine}
 	announcer := &announcer{r}
 	for _, task := range []func(context.Context){
-		r.proposer.run, r.reader.run, r.members.admitVoters, announcer.run, r.replaceOnDemand, prober.run,
+		r.proposer.run, r.reader.run, r.listener.run, r.members.admitVoters, announcer.run, r.replaceOnDemand, prober.run,
 		upkeep.keepSnapshots, upkeep.scrub, upkeep.watchLog, r.guard.askWhetherRemoved,
 	} {
 		r.do(task)
@@ -407,7 +415,7 @@ func (r *Replica) Close() error {
 			return
 		}
 		r.tasks.Wait()
-		r.pusher.running.Wait()
+		r.pusher.close()
 		r.closed = errors.Join(r.closed, r.local.close())
 	})
 	return r.closed

@@ -3,6 +3,9 @@ package replica
 import (
 	"context"
 	"errors"
+	"sync"
+
+	"google.golang.org/grpc"
 
 	"muster/kvserver/replica/peerpb"
 )
@@ -13,46 +16,83 @@ type peerService struct {
 	replica *Replica
 }
 
+// maxForwarded is how many batches of one member may be on their way at a time:
+// more than it sends.
+const maxForwarded = 4 * window
+
 // Propose implements peerpb.PeerServer.
-func (s *peerService) Propose(ctx context.Context, request *peerpb.ProposeRequest) (*peerpb.ProposeResponse, error) {
-	type outcome struct {
-		position uint32
-		err      error
-	}
-	requests := request.GetRequests()
-	outcomes := make(chan outcome, len(requests))
-	items := make([]proposal, len(requests))
-	for i, encoded := range requests {
-		items[i] = proposal{
-			abandoned: ctx.Done(),
-			request:   encoded,
-			origin:    request.GetOrigin(),
-			settled:   func(err error) { outcomes <- outcome{uint32(i), err} }, //nolint:gosec // bounded by maxPeerMessage
-		}
-	}
-	if s.replica.leadership.current() != s.replica.Member() || s.replica.proposer.add(items...) != nil {
-		return everythingRejected(len(requests)), nil //nolint:nilerr // the answer says it
-	}
-	response := &peerpb.ProposeResponse{}
-	for range requests {
-		select {
-		case got := <-outcomes:
-			if errors.Is(got.err, errNotLeader) {
-				response.NotAppended = append(response.NotAppended, got.position)
+func (s *peerService) Propose(stream grpc.BidiStreamingServer[peerpb.ProposeRequest, peerpb.ProposeResponse]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	places := make(chan struct{}, maxForwarded) // one for every answer that is due
+	answers := make(chan *peerpb.ProposeResponse, maxForwarded)
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	defer cancel()
+	answering.Go(func() {
+		for {
+			select {
+			case answer := <-answers:
+				if stream.Send(answer) != nil {
+					return
+				}
+				<-places
+			case <-ctx.Done():
+				return
 			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
+	})
+	for {
+		request, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		s.propose(ctx, request, func(answer *peerpb.ProposeResponse) { answers <- answer })
 	}
-	return response, nil
 }
 
-func everythingRejected(n int) *peerpb.ProposeResponse {
-	response := &peerpb.ProposeResponse{NotAppended: make([]uint32, n)}
-	for i := range response.NotAppended {
-		response.NotAppended[i] = uint32(i) //nolint:gosec // bounded by maxPeerMessage
+// propose puts the requests into the log, and calls answer once when it is known
+// what became of them.
+func (s *peerService) propose(ctx context.Context, request *peerpb.ProposeRequest, answer func(*peerpb.ProposeResponse)) {
+	requests := request.GetRequests()
+	response := &peerpb.ProposeResponse{Number: request.GetNumber()}
+	var mu sync.Mutex
+	left := len(requests)
+	items := make([]proposal, len(requests))
+	for i, encoded := range requests {
+		settled := func(index uint64, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				response.Committed = max(response.GetCommitted(), index)
+			case errors.Is(err, errNotLeader):
+				response.NotAppended = append(response.NotAppended, uint32(i)) //nolint:gosec // bounded by maxPeerMessage
+			default:
+				response.Lost = true
+			}
+			if left--; left > 0 {
+				return
+			}
+			if response.Committed > 0 {
+				response.Term = s.replica.leadership.led()
+				s.replica.pusher.told(request.GetOrigin(), response.Committed)
+			}
+			answer(response)
+		}
+		items[i] = proposal{abandoned: ctx.Done(), request: encoded, origin: request.GetOrigin(), settled: settled}
 	}
-	return response
+	if len(items) == 0 {
+		answer(response)
+		return
+	}
+	if s.replica.leadership.current() != s.replica.Member() || s.replica.proposer.add(items...) != nil {
+		settle(items, errNotLeader)
+	}
 }
 
 // ReadIndex implements peerpb.PeerServer.

@@ -41,7 +41,7 @@ func (s *submitter) submit(ctx context.Context, onlyTerm uint64, request *pb.Int
 	applied := s.waiters.register(id)
 	defer s.waiters.forget(id)
 	turnedAway := make(chan struct{}, 1)
-	settled := func(err error) {
+	settled := func(_ uint64, err error) {
 		var unknown unknownOutcome
 		switch {
 		case errors.As(err, &unknown):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -17,7 +18,7 @@ import (
 // errStalled is what followers' replication sees on a leader whose disk hangs.
 var errStalled = errors.New("the local raft log write is stalled; not acting as leader")
 
-// transport is raft's network transport with five changes.
+// transport is raft's network transport with six changes.
 //
 // SetHeartbeatHandler is not forwarded: the handler would run on the
 // transport's goroutine and change term and state under raft's main goroutine,
@@ -39,6 +40,8 @@ var errStalled = errors.New("the local raft log write is stalled; not acting as 
 //
 // A follower's answer is shown to raft only when what it answers for is synced
 // here, too; see lateSync.
+//
+// This member may say something to its own raft; see listener.
 type transport struct {
 	*raft.NetworkTransport
 	self    raft.ServerID
@@ -49,6 +52,11 @@ type transport struct {
 	// may still be of use to the member at the address.
 	current func(term uint64, id raft.ServerID, address raft.ServerAddress) bool
 	stopped <-chan struct{}
+	// told, unless nil, is what a member is told of commits.
+	told     func(member, index uint64)
+	incoming chan raft.RPC
+	closed   chan struct{}
+	shutting sync.Once
 }
 
 // resendInterval is how often a member that is down is tried.
@@ -56,20 +64,43 @@ const resendInterval = 200 * time.Millisecond
 
 func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled func() bool, durable func(uint64) error) *transport {
 	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port}
-	return &transport{
+	t := &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream:  layer,
 			MaxPool: 4,
 			Timeout: 10 * time.Second,
 			Logger:  logger,
 		}),
-		self:    serverID(self),
-		stalled: stalled,
-		durable: durable,
-		metrics: metrics.NewReplica(nil),
-		current: func(uint64, raft.ServerID, raft.ServerAddress) bool { return false },
+		self:     serverID(self),
+		stalled:  stalled,
+		durable:  durable,
+		metrics:  metrics.NewReplica(nil),
+		current:  func(uint64, raft.ServerID, raft.ServerAddress) bool { return false },
+		incoming: make(chan raft.RPC),
+		closed:   make(chan struct{}),
+	}
+	go t.receive()
+	return t
+}
+
+// receive passes on what other members send.
+func (t *transport) receive() {
+	for {
+		select {
+		case rpc := <-t.NetworkTransport.Consumer():
+			select {
+			case t.incoming <- rpc:
+			case <-t.closed:
+				return
+			}
+		case <-t.closed:
+			return
+		}
 	}
 }
+
+// Consumer implements raft.Transport.
+func (t *transport) Consumer() <-chan raft.RPC { return t.incoming }
 
 // LocalAddr implements raft.Transport; see the type.
 func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t.self) }
@@ -88,7 +119,10 @@ func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
 // on the same transport; shut closes it.
 func (t *transport) Close() error { return nil }
 
-func (t *transport) shut() error { return t.NetworkTransport.Close() }
+func (t *transport) shut() error {
+	t.shutting.Do(func() { close(t.closed) })
+	return t.NetworkTransport.Close()
+}
 
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -124,7 +158,17 @@ func (t *transport) appendOnce(id raft.ServerID, target raft.ServerAddress, args
 	if err != nil {
 		return err
 	}
+	if resp.Success {
+		t.tell(id, args)
+	}
 	return awaitEntries(args, t.durable)
+}
+
+// tell notes that a member was sent what is committed.
+func (t *transport) tell(id raft.ServerID, args *raft.AppendEntriesRequest) {
+	if member, err := memberID(id); err == nil && t.told != nil {
+		t.told(member, args.LeaderCommitIndex)
+	}
 }
 
 // once is the transport for what is of use at once or not at all.
@@ -141,7 +185,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return holdPipeline(pipeline, t.stalled, t.durable), nil
+	return holdPipeline(pipeline, t.stalled, t.durable, func(args *raft.AppendEntriesRequest) { t.tell(id, args) }), nil
 }
 
 // InstallSnapshot implements raft.Transport.

@@ -159,7 +159,9 @@ type ProposeRequest struct {
 	// Each is an encoded etcdserverpb.InternalRaftRequest.
 	Requests [][]byte `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
 	// The id of the member whose clients wait for the results.
-	Origin        uint64 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Origin uint64 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	// The answer has the same number; each is used once in a stream.
+	Number        uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,12 +210,27 @@ func (x *ProposeRequest) GetOrigin() uint64 {
 	return 0
 }
 
+func (x *ProposeRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 type ProposeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Positions of the requests that were certainly not appended, so that they
-	// may be proposed elsewhere. Of the others nothing is promised: those that
-	// committed will be applied everywhere.
-	NotAppended   []uint32 `protobuf:"varint,1,rep,packed,name=not_appended,json=notAppended,proto3" json:"not_appended,omitempty"`
+	// may be proposed elsewhere. Those that committed will be applied everywhere.
+	NotAppended []uint32 `protobuf:"varint,1,rep,packed,name=not_appended,json=notAppended,proto3" json:"not_appended,omitempty"`
+	// That of the request.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The last index at which one of the requests committed, and the term that
+	// the leader led then; 0 when none did.
+	Committed uint64 `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
+	Term      uint64 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
+	// True when the leader lost its place, and with it sight of some of the
+	// requests: they may commit or not.
+	Lost          bool `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +270,34 @@ func (x *ProposeResponse) GetNotAppended() []uint32 {
 		return x.NotAppended
 	}
 	return nil
+}
+
+func (x *ProposeResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ProposeResponse) GetCommitted() uint64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *ProposeResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *ProposeResponse) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 type ReadIndexRequest struct {
@@ -790,12 +835,17 @@ var File_peer_proto protoreflect.FileDescriptor
 const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"peer.proto\x12\x0emuster.peer.v1\"D\n" +
+	"peer.proto\x12\x0emuster.peer.v1\"\\\n" +
 	"\x0eProposeRequest\x12\x1a\n" +
 	"\brequests\x18\x01 \x03(\fR\brequests\x12\x16\n" +
-	"\x06origin\x18\x02 \x01(\x04R\x06origin\"4\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"\x92\x01\n" +
 	"\x0fProposeResponse\x12!\n" +
-	"\fnot_appended\x18\x01 \x03(\rR\vnotAppended\"B\n" +
+	"\fnot_appended\x18\x01 \x03(\rR\vnotAppended\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1c\n" +
+	"\tcommitted\x18\x03 \x01(\x04R\tcommitted\x12\x12\n" +
+	"\x04term\x18\x04 \x01(\x04R\x04term\x12\x12\n" +
+	"\x04lost\x18\x05 \x01(\bR\x04lost\"B\n" +
 	"\x10ReadIndexRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\x04R\x06commit\"H\n" +
@@ -853,9 +903,9 @@ const file_peer_proto_rawDesc = "" +
 	"\x0fMembersResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x04R\acluster\x124\n" +
 	"\amembers\x18\x02 \x03(\v2\x1a.muster.peer.v1.MemberInfoR\amembers\x12\x18\n" +
-	"\aremoved\x18\x03 \x03(\x04R\aremoved2\xbf\x02\n" +
-	"\x04Peer\x12J\n" +
-	"\aPropose\x12\x1e.muster.peer.v1.ProposeRequest\x1a\x1f.muster.peer.v1.ProposeResponse\x12P\n" +
+	"\aremoved\x18\x03 \x03(\x04R\aremoved2\xc3\x02\n" +
+	"\x04Peer\x12N\n" +
+	"\aPropose\x12\x1e.muster.peer.v1.ProposeRequest\x1a\x1f.muster.peer.v1.ProposeResponse(\x010\x01\x12P\n" +
 	"\tReadIndex\x12 .muster.peer.v1.ReadIndexRequest\x1a!.muster.peer.v1.ReadIndexResponse\x12A\n" +
 	"\x04Term\x12\x1b.muster.peer.v1.TermRequest\x1a\x1c.muster.peer.v1.TermResponse\x12V\n" +
 	"\vReconfigure\x12\".muster.peer.v1.ReconfigureRequest\x1a#.muster.peer.v1.ReconfigureResponse2U\n" +
