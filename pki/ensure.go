@@ -225,6 +225,10 @@ func (r *issuing) leaf(want leaf) (Pair, error) {
 	return pair, r.keep(want, pair, reason)
 }
 
+// ErrKeyMissing is wrapped when something has to be signed and the directory
+// does not hold the CA's key.
+var ErrKeyMissing = errors.New("the CA's key is not there")
+
 // unlock makes the CA's key ready for use.
 func (r *issuing) unlock() error {
 	if r.ca.key != nil {
@@ -232,7 +236,7 @@ func (r *issuing) unlock() error {
 	}
 	if r.ca.sealed == nil {
 		return &Error{
-			err:  fmt.Errorf("the CA's key %s is missing", r.dir.path(caKey)),
+			err:  fmt.Errorf("%w: %s is missing", ErrKeyMissing, r.dir.path(caKey)),
 			hint: "put the key back for the time of this run; if it is lost for good, muster certs rotate-ca makes a new CA without a pause",
 		}
 	}

@@ -49,6 +49,7 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("practice in a process of its own", w.practiceProcess)
 	t.Run("killed on bare hosts", w.killedOnBareHosts)
 	t.Run("killed in a row", w.killedInARow)
+	t.Run("killed rotating", w.killedRotating)
 }
 
 // workstation is where muster is run.

@@ -144,6 +144,34 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
+func TestWriteTogether(t *testing.T) {
+	h, _ := testHost(t)
+	name, group := owner(t)
+	dir := t.TempDir()
+	files := []File{
+		{Path: filepath.Join(dir, "it's a cert"), Mode: 0o644, Owner: name, Group: group},
+		{Path: filepath.Join(dir, "key"), Mode: 0o640, Owner: name, Group: group},
+	}
+	if err := h.WriteTogether(testContext(t), files, [][]byte{[]byte("old cert\n"), {}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WriteTogether(testContext(t), files, [][]byte{[]byte("cert\x00binary"), []byte("key\n")}); err != nil {
+		t.Fatal(err)
+	}
+	both := func() {
+		t.Helper()
+		checkFile(t, files[0].Path, []byte("cert\x00binary"), 0o644)
+		checkFile(t, files[1].Path, []byte("key\n"), 0o640)
+	}
+	both()
+	// What one of them fails at leaves both as they were.
+	files[1].Owner = "nobody-of-that-name"
+	if err := h.WriteTogether(testContext(t), files, [][]byte{[]byte("x"), []byte("y")}); err == nil || !strings.Contains(err.Error(), "write "+files[0].Path+" and "+files[1].Path) {
+		t.Errorf("error %v", err)
+	}
+	both()
+}
+
 func TestCheckRefusesTheNewFile(t *testing.T) {
 	h, _ := testHost(t)
 	name, group := owner(t)

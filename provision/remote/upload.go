@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -75,6 +76,74 @@ func (h *Host) WriteFrom(ctx context.Context, f File, sum string, content io.Rea
 		Script: fmt.Sprintf(installScript, "cat", f.Check),
 		Args:   f.args(sum),
 		Stdin:  content,
+	})
+	return err
+}
+
+// installTogetherScript is installScript for several small files, whose
+// contents follow each other on standard input: all of them are whole on the
+// disk before the first one is renamed, and then nothing comes in between. Of
+// each file it is given path, mode, owner, hash and size.
+const installTogetherScript = `set -eu
+umask 077
+new_of() { new=${1%/*}/.muster-new-${1##*/}; }
+discard() {
+	while [ $# -gt 0 ]; do
+		new_of "$1"
+		rm -f "$new"
+		shift 5
+	done
+}
+receive() {
+	while [ $# -gt 0 ]; do
+		new_of "$1"
+		head -c "$5" > "$new" || return 1
+		got=$(sha256sum < "$new")
+		got=${got%% *}
+		if [ "$got" != "$4" ]; then
+			echo "$1: sha256 is $got after the transfer, not $4" >&2
+			return 1
+		fi
+		chown "$3" "$new" && chmod "$2" "$new" && sync "$new" || return 1
+		shift 5
+	done
+}
+replace() {
+	while [ $# -gt 0 ]; do
+		new_of "$1"
+		mv -fT "$new" "$1"
+		shift 5
+	done
+}
+flush() {
+	while [ $# -gt 0 ]; do
+		sync "${1%/*}"
+		shift 5
+	done
+}
+if ! receive "$@"; then
+	discard "$@"
+	exit 1
+fi
+replace "$@"
+flush "$@"
+`
+
+// WriteTogether places small files that belong together, such as a certificate
+// and its key: whoever opens them finds both old or both new, but for the
+// moment between two renames. Checks are not made.
+func (h *Host) WriteTogether(ctx context.Context, files []File, contents [][]byte) error {
+	var names, args []string
+	for i, f := range files {
+		sum := sha256.Sum256(contents[i])
+		names = append(names, f.Path)
+		args = append(append(args, f.args(hex.EncodeToString(sum[:]))...), strconv.Itoa(len(contents[i])))
+	}
+	_, err := h.Run(ctx, Command{
+		Label:  "write " + strings.Join(names, " and "),
+		Script: installTogetherScript,
+		Args:   args,
+		Stdin:  bytes.NewReader(bytes.Join(contents, nil)),
 	})
 	return err
 }

@@ -110,18 +110,27 @@ func StartRotation(ctx context.Context, r *Run) error {
 	return r.readRotation(ctx, made)
 }
 
-// readRotation reads where the rotation is, and takes the certificates as they
-// are: the old CA's key, which could make better ones, may be lost.
+// readRotation reads where the rotation is, and the certificates. What a killed
+// run has left half made is made again; when the CA's key is lost, they are
+// taken as they are.
 func (r *Run) readRotation(ctx context.Context, made []pki.Change) (err error) {
 	if r.Rotation, err = r.PKI.Rotation(ctx); err != nil {
 		return &localError{err}
 	}
-	in, err := r.PKI.Inspect(desired.Certificates(r.Cluster))
+	spec := desired.Certificates(r.Cluster)
+	bundle, more, err := r.PKI.Ensure(ctx, spec)
+	if err == nil {
+		return r.adopt(bundle, append(made, more...))
+	}
+	if !errors.Is(err, pki.ErrKeyMissing) {
+		return &localError{err}
+	}
+	in, err := r.PKI.Inspect(spec)
 	if err != nil {
 		return &localError{err}
 	}
-	if c := in.Bundle.HealthcheckClient; len(c.Cert) == 0 || len(c.Key) == 0 {
-		return &localError{fmt.Errorf("the client that muster itself is to the members is missing in %s; run muster certs recover, which takes it from the hosts", r.Cluster.PKI.Dir)}
+	if _, err := member.TLS(in.Bundle.CA, in.Bundle.HealthcheckClient); err != nil {
+		return &localError{fmt.Errorf("use the client that muster itself is to the members, in %s: %w; move its files away and run muster certs recover, which takes them from the hosts", r.Cluster.PKI.Dir, err)}
 	}
 	return r.adopt(in.Bundle, made)
 }

@@ -2,7 +2,9 @@ package step
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -11,8 +13,8 @@ import (
 	"time"
 
 	"muster/pki"
+	"muster/provision/desired"
 	"muster/provision/member"
-	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -128,8 +130,7 @@ func parseCertificate(text []byte) (*x509.Certificate, error) {
 }
 
 // takeUp waits until the members of some hosts use what is installed, and
-// restarts those that do not by themselves, one at a time. A restart that was
-// due before, for another reason, is left to apply.
+// restarts those that do not by themselves, one at a time.
 func takeUp(ctx context.Context, r *Run, hosts []*Host, prove proof) error {
 	var due []*Host
 	for _, h := range hosts {
@@ -137,9 +138,6 @@ func takeUp(ctx context.Context, r *Run, hosts []*Host, prove proof) error {
 		var stale *staleError
 		switch {
 		case err == nil:
-			if err := h.forgetRestart(ctx); err != nil {
-				return &hostError{h.Name, err}
-			}
 		case errors.As(err, &stale):
 			r.report(Note, h.step, h.Name, err.Error()+"; its member is restarted")
 			due = append(due, h)
@@ -189,31 +187,54 @@ func awaitProof(ctx context.Context, h *Host, prove proof, patience time.Duratio
 	}
 }
 
-// forgetRestart takes back the note that installing files has left: the member
-// uses them without a restart. A note from before this run stays.
-func (h *Host) forgetRestart(ctx context.Context) error {
-	due := h.restart && !h.Facts.RestartPending
-	h.restart = false
-	if !due {
-		return nil
-	}
-	_, err := h.Remote.Run(ctx, remote.Command{
-		Label: "take back that a restart is due", Script: `rm -f "$1"`, Args: []string{observed.RestartMark},
-	})
-	return err
-}
-
-// installCertificates places certificates and keys, and nothing else.
+// installCertificates places certificates and keys, and nothing else; those of
+// a pair together. No note is left that a restart is due, as apply would leave
+// it: whether the member uses them is proved, by this run or by the one that
+// goes on with its work.
 func installCertificates(ctx context.Context, h *Host, which func(name string) bool) error {
+	pairs := map[string][]desired.File{}
+	var order []string
 	for _, f := range h.Want.Files {
 		if !isCertificateFile(f.Path) || !which(path.Base(f.Path)) {
 			continue
 		}
-		if _, err := h.installFile(ctx, f, ""); err != nil {
+		stem := strings.TrimSuffix(f.Path, path.Ext(f.Path))
+		if pairs[stem] == nil {
+			order = append(order, stem)
+		}
+		pairs[stem] = append(pairs[stem], f)
+	}
+	for _, stem := range order {
+		if err := h.placeTogether(ctx, pairs[stem]); err != nil {
 			return err
 		}
 	}
 	return Remember(ctx, h)
+}
+
+// placeTogether places those of some files that differ on the host.
+func (h *Host) placeTogether(ctx context.Context, wanted []desired.File) error {
+	var files []remote.File
+	var contents [][]byte
+	var names []string
+	for _, f := range wanted {
+		have := h.Facts.Files[f.Path]
+		file := remote.File{Path: f.Path, Mode: f.Mode, Owner: f.Owner, Group: f.Group}
+		sum := sha256.Sum256(f.Content)
+		if have.SHA256 == hex.EncodeToString(sum[:]) {
+			if err := h.setAttributes(ctx, file, have); err != nil {
+				return err
+			}
+			continue
+		}
+		files, contents, names = append(files, file), append(contents, f.Content), append(names, f.Path)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	return h.Change(ctx, "wrote "+strings.Join(names, " and "), func(ctx context.Context) error {
+		return h.Remote.WriteTogether(ctx, files, contents)
+	})
 }
 
 func anyFile(string) bool { return true }
