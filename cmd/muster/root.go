@@ -33,6 +33,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newValidateCommand,
 		newApplyCommand,
 		newStatusCommand,
+		newDoctorCommand,
 		newLogsCommand,
 		newExecCommand,
 		newBackupCommand,

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -19,6 +20,13 @@ func main() {
 		command.SetArgs(args)
 		if err := command.Execute(); err != nil {
 			os.Exit(cobrautl.ExitError) // the command has printed the error
+		}
+		return
+	}
+	if dir, ok := measuring(os.Args); ok {
+		if err := measure(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(cobrautl.ExitError)
 		}
 		return
 	}

@@ -66,29 +66,40 @@ func (e *PreflightError) Hint() string {
 // are to be installed. It reports every problem of every host at once, as a
 // *PreflightError.
 func Preflight(ctx context.Context, r *Run) error {
-	var found PreflightError
-	trusted, err := trustedCAs(r.Cluster.PKI.Dir)
+	found, err := examine(r, r.Hosts)
 	if err != nil {
 		return err
 	}
-	verified := verifiedHost(r)
 	for _, h := range r.Hosts {
-		e := examination{Host: h, found: &found}
+		examination{Host: h, found: found}.warnings()
+	}
+	if len(found.Problems) > 0 {
+		return found
+	}
+	return findPrograms(ctx, r)
+}
+
+// examine finds every problem of the hosts, from their facts.
+func examine(r *Run, hosts []*Host) (*PreflightError, error) {
+	found := &PreflightError{}
+	trusted, err := trustedCAs(r.Cluster.PKI.Dir)
+	if err != nil {
+		return nil, err
+	}
+	verified := verifiedHost(r)
+	for _, h := range hosts {
+		e := examination{Host: h, found: found}
 		e.machine()
 		e.space()
-		e.clock(r.Hosts)
+		e.clock(hosts)
 		if h.Remote.Privilege().Problem == "" { // else the facts about these are not all there
 			e.ports()
 			e.data(verified)
 			e.record(r.Cluster.PKI.Dir, trusted)
 			e.restoring()
 		}
-		e.warnings()
 	}
-	if len(found.Problems) > 0 {
-		return &found
-	}
-	return findPrograms(ctx, r)
+	return found, nil
 }
 
 // findPrograms has ready whatever any host may have to be given.
