@@ -157,7 +157,7 @@ func (d *doctor) members(ctx context.Context) {
 		if m.Version != "" {
 			versions[m.Version] = append(versions[m.Version], m.Name)
 		}
-		if !m.Healthy {
+		if !m.Healthy && d.run.Hosts[i].Facts.Unit.Active == "active" { // else that is what is wrong
 			d.find(m.Name, "the member is not healthy: "+m.Problem, "muster logs "+m.Name)
 		}
 		record := d.run.Hosts[i].Facts.Record.ClusterID

@@ -75,7 +75,7 @@ func (a *app) printCheckup(c *provision.Checkup) {
 			hosts.AppendRow(table.Row{h.Name, "-", "-", "-", "-", "-", "-"})
 			continue
 		}
-		hosts.AppendRow(table.Row{h.Name, h.Machine, h.Systemd, fmt.Sprintf("%+v", h.ClockOffset.Round(time.Millisecond)), humanize.IBytes(uint64(max(0, h.Free))), short(h.Sync.Median), short(h.Sync.P99)}) //nolint:gosec // not negative
+		hosts.AppendRow(table.Row{h.Name, h.Machine, h.Systemd, h.ClockOffset.Round(time.Millisecond), humanize.IBytes(uint64(max(0, h.Free))), short(h.Sync.Median), short(h.Sync.P99)}) //nolint:gosec // not negative
 	}
 	a.printTable(hosts)
 	var slowest provision.PairCheck
