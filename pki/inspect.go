@@ -114,12 +114,16 @@ func (in *Inspection) addCA(d directory, bundle, key []byte) error {
 		return nil
 	}
 	in.ca = ca
+	remedy := "muster certs rotate-ca replaces it"
+	if in.spec.External {
+		remedy = "add its successor to ca.crt, and run muster apply, before that one signs"
+	}
 	for i, cert := range ca.trusted {
 		c := describe(CA, "", caCert, cert)
 		if i == 0 && err != nil {
 			c.Problems = append(c.Problems, err.Error())
 		}
-		if p := in.ending(cert, cert.NotAfter.Sub(in.now) < in.spec.LeafLifetime, "muster certs rotate-ca replaces it"); p != "" {
+		if p := in.ending(cert, cert.NotAfter.Sub(in.now) < in.spec.LeafLifetime, remedy); p != "" {
 			c.Problems = append(c.Problems, p)
 		}
 		in.Certificates = append(in.Certificates, c)

@@ -59,7 +59,7 @@ func (w *workstation) killedRotating(t *testing.T) {
 	rotate := []string{"certs", "rotate-ca", "--yes", "-f", file}
 	total, _, _ := w.killRun(t, -1, 0, rotate...)
 	phases := map[pki.Phase]int{}
-	for i := range (*kills + 4) / 5 {
+	for i := range (*kills + 9) / 10 {
 		args := rotate
 		if random.IntN(4) == 0 {
 			args = []string{"certs", "renew", "--all", "-f", file}

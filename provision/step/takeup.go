@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"muster/pki"
@@ -21,7 +22,7 @@ import (
 // takeUpPatience is how long a member may go on with what it had before its
 // files were changed. musterd reads them for every connection; a server that
 // does not is restarted after that.
-const takeUpPatience = 3 * time.Second
+const takeUpPatience = time.Second
 
 // staleError is a member that answers, and does not use what is installed.
 type staleError struct{ text string }
@@ -132,16 +133,20 @@ func parseCertificate(text []byte) (*x509.Certificate, error) {
 // takeUp waits until the members of some hosts use what is installed, and
 // restarts those that do not by themselves, one at a time.
 func takeUp(ctx context.Context, r *Run, hosts []*Host, prove proof) error {
+	answers := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Go(func() { answers[i] = awaitProof(ctx, h, prove, takeUpPatience) })
+	}
+	wg.Wait()
 	var due []*Host
-	for _, h := range hosts {
-		err := awaitProof(ctx, h, prove, takeUpPatience)
+	for i, h := range hosts {
 		var stale *staleError
-		switch {
-		case err == nil:
+		switch err := answers[i]; {
 		case errors.As(err, &stale):
 			r.report(Note, h.step, h.Name, err.Error()+"; its member is restarted")
 			due = append(due, h)
-		default:
+		case err != nil:
 			return &hostError{h.Name, err}
 		}
 	}
