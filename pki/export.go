@@ -36,7 +36,7 @@ func (s *Store) Export(dir string, files []File) (changed []string, err error) {
 	}
 	for _, f := range files {
 		if f.Name == caCert {
-			if err := s.checkReplaced(filepath.Join(dir, f.Name), f.Content); err != nil {
+			if err := checkReplaced(s.dir, filepath.Join(dir, f.Name), f.Content); err != nil {
 				return nil, err
 			}
 		}
@@ -66,7 +66,7 @@ func (s *Store) Export(dir string, files []File) (changed []string, err error) {
 }
 
 // checkReplaced refuses to replace a CA that was never this cluster's.
-func (s *Store) checkReplaced(path string, bundle []byte) error {
+func checkReplaced(own, path string, bundle []byte) error {
 	have, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -78,7 +78,7 @@ func (s *Store) checkReplaced(path string, bundle []byte) error {
 	if err != nil {
 		return err
 	}
-	archived, err := filepath.Glob(filepath.Join(s.dir, archiveDir, "*.crt"))
+	archived, err := filepath.Glob(filepath.Join(own, archiveDir, "*.crt"))
 	if err != nil {
 		return err
 	}

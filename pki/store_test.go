@@ -224,3 +224,36 @@ func problemsOf(in *Inspection, path string) string {
 	}
 	return "not listed"
 }
+
+// An export is whole, is not repeated, follows a rotation, and leaves a CA of
+// somebody else alone.
+func TestExport(t *testing.T) {
+	dir, spec := filepath.Join(t.TempDir(), "pki"), threeHosts()
+	bundle, _ := mustEnsure(t, dir, spec)
+	s, to := Open(dir, Keys{}), filepath.Join(t.TempDir(), "etcd")
+	export := func(b Bundle, want int) {
+		t.Helper()
+		changed, err := s.Export(to, ExportOf(b.CA, APIServerName, b.APIServerEtcdClient))
+		must(t, err)
+		if len(changed) != want {
+			t.Errorf("wrote %v, want %d files", changed, want)
+		}
+	}
+	export(bundle, 3)
+	must(t, os.Chmod(filepath.Join(to, "apiserver-etcd-client.key"), 0o644))
+	export(bundle, 0)
+	if info, err := os.Stat(filepath.Join(to, "apiserver-etcd-client.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key's mode is %v, %v", info.Mode(), err)
+	}
+	must(t, rotate(t, s, spec))
+	bundle, _ = mustEnsure(t, dir, spec)
+	export(bundle, 3) // the CA there is in the archive
+	other, _ := mustEnsure(t, filepath.Join(t.TempDir(), "other"), spec)
+	must(t, os.WriteFile(filepath.Join(to, caCert), other.CA, 0o600))
+	must(t, os.Remove(filepath.Join(to, "apiserver-etcd-client.key")))
+	_, err := s.Export(to, ExportOf(bundle.CA, APIServerName, bundle.APIServerEtcdClient))
+	wantError(t, err, "is not of this cluster's CA", "another directory")
+	if _, err := os.Stat(filepath.Join(to, "apiserver-etcd-client.key")); err == nil {
+		t.Error("half of it was written")
+	}
+}

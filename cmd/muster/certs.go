@@ -19,7 +19,11 @@ import (
 	"muster/provision/inventory"
 )
 
+// certs are the commands that look after certificates.
+type certs struct{ *app }
+
 func newCertsCommand(a *app) *cobra.Command {
+	c := certs{a}
 	cmd := &cobra.Command{
 		Use:   "certs",
 		Short: "check, renew, replace and export certificates",
@@ -34,8 +38,8 @@ from the file that --ca-identity or MUSTER_CA_IDENTITY names.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		newCertsCheckCommand(a), newCertsRenewCommand(a), newCertsRotateCommand(a), newCertsExportCommand(a),
-		newCertsCSRCommand(a), newCertsRecoverCommand(a), newCertsEncryptCommand(a), newCertsDecryptCommand(a),
+		newCertsCheckCommand(c), newCertsRenewCommand(c), newCertsRotateCommand(c), newCertsExportCommand(c),
+		newCertsCSRCommand(c), newCertsRecoverCommand(c), newCertsEncryptCommand(c), newCertsDecryptCommand(c),
 	)
 	return cmd
 }
@@ -44,7 +48,7 @@ from the file that --ca-identity or MUSTER_CA_IDENTITY names.`,
 // printed.
 var errCertificates = errors.New("certificates need somebody's attention")
 
-func newCertsCheckCommand(a *app) *cobra.Command {
+func newCertsCheckCommand(c certs) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "judge every certificate, here, on the hosts and in use",
@@ -53,27 +57,27 @@ and in a handshake with every port of every member: whom it is for, who signed
 it, until when, and what is wrong with it. It changes nothing. The exit code is 1
 when something needs a person.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsCheck(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.check(cmd.Context()) },
 	}
 }
 
-func (a *app) certsCheck(ctx context.Context) error {
-	cluster, err := a.loadInventory()
+func (c certs) check(ctx context.Context) error {
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
-	check, err := provision.CheckCertificates(ctx, cluster, a.options(ctx, operationFlags{}, nil))
+	check, err := provision.CheckCertificates(ctx, cluster, c.options(ctx, operationFlags{}, nil))
 	if err != nil {
 		return err
 	}
-	if a.wantsJSON() {
-		enc := json.NewEncoder(a.out)
+	if c.wantsJSON() {
+		enc := json.NewEncoder(c.out)
 		enc.SetIndent("", "  ")
 		if err := enc.Encode(check); err != nil {
 			return err
 		}
 	} else {
-		a.printCheck(check)
+		c.print(check)
 	}
 	if !check.OK {
 		return errCertificates
@@ -81,36 +85,36 @@ func (a *app) certsCheck(ctx context.Context) error {
 	return nil
 }
 
-// printCheck prints a line for each certificate, with the places where it is,
+// print prints a line for each certificate, with the places where it is,
 // and the problems below.
-func (a *app) printCheck(check *provision.CertificateCheck) {
-	fmt.Fprintf(a.out, "cluster %s, the CA's key is %s\n\n", check.Cluster, check.CAKey)
+func (c certs) print(check *provision.CertificateCheck) {
+	fmt.Fprintf(c.out, "cluster %s, the CA's key is %s\n\n", check.Cluster, check.CAKey)
 	t := table.NewWriter()
 	t.SetStyle(table.Style{Box: table.BoxStyle{PaddingRight: "  "}, Format: table.FormatOptions{Header: 0}})
 	t.SetColumnConfigs([]table.ColumnConfig{{Name: "DAYS", Align: text.AlignRight, AlignHeader: text.AlignRight}})
 	t.AppendHeader(table.Row{"ROLE", "HOST", "SUBJECT", "ISSUER", "EXPIRES", "DAYS", "WHERE", "STATE", "NAMES"})
 	for _, group := range grouped(check.Certificates) {
-		c := group[0]
+		first := group[0]
 		expires, days := "-", "-"
-		if !c.NotAfter.IsZero() {
-			expires, days = c.NotAfter.Format(time.DateOnly), fmt.Sprint(c.DaysLeft)
+		if !first.NotAfter.IsZero() {
+			expires, days = first.NotAfter.Format(time.DateOnly), fmt.Sprint(first.DaysLeft)
 		}
 		state := "ok"
-		if slices.ContainsFunc(group, func(c provision.FoundCertificate) bool { return len(c.Problems) > 0 }) {
+		if slices.ContainsFunc(group, func(one provision.FoundCertificate) bool { return len(one.Problems) > 0 }) {
 			state = "see below"
 		}
-		t.AppendRow(table.Row{string(c.Role), orDash(c.Host), orDash(c.Subject), orDash(c.Issuer), expires, days, places(group), state, orDash(strings.Join(c.SANs, " "))})
+		t.AppendRow(table.Row{string(first.Role), orDash(first.Host), orDash(first.Subject), orDash(first.Issuer), expires, days, places(group), state, orDash(strings.Join(first.SANs, " "))})
 	}
 	for _, line := range strings.Split(t.Render(), "\n") {
-		fmt.Fprintln(a.out, strings.TrimRight(line, " "))
+		fmt.Fprintln(c.out, strings.TrimRight(line, " "))
 	}
-	for _, c := range check.Certificates {
-		for _, p := range c.Problems {
-			fmt.Fprintf(a.out, "%s: %s\n", where(c), p)
+	for _, one := range check.Certificates {
+		for _, p := range one.Problems {
+			fmt.Fprintf(c.out, "%s: %s\n", where(one), p)
 		}
 	}
 	for _, p := range check.Problems {
-		fmt.Fprintln(a.out, p)
+		fmt.Fprintln(c.out, p)
 	}
 }
 
@@ -170,7 +174,7 @@ func where(c provision.FoundCertificate) string {
 	return c.Path
 }
 
-func newCertsRecoverCommand(a *app) *cobra.Command {
+func newCertsRecoverCommand(c certs) *cobra.Command {
 	return &cobra.Command{
 		Use:   "recover",
 		Short: "rebuild a lost directory of certificates from the hosts",
@@ -179,46 +183,46 @@ that the directory on this workstation lacks. What is there stays as it is, and 
 host is changed. The CA's key is on no host: when it is lost for good, muster certs
 rotate-ca makes a new CA without a pause.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsRecover(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.recover(cmd.Context()) },
 	}
 }
 
-func (a *app) certsRecover(ctx context.Context) error {
-	cluster, err := a.loadInventory()
+func (c certs) recover(ctx context.Context) error {
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
-	var r reporter = &plainReporter{out: a.err}
-	if a.wantsJSON() {
-		r = a.newReporter(nil)
+	var r reporter = &plainReporter{out: c.err}
+	if c.wantsJSON() {
+		r = c.newReporter(nil)
 	}
-	recovery, err := provision.RecoverCertificates(ctx, cluster, a.options(ctx, operationFlags{}, r))
+	recovery, err := provision.RecoverCertificates(ctx, cluster, c.options(ctx, operationFlags{}, r))
 	if err != nil {
-		a.explain(err)
+		c.explain(err)
 		return err
 	}
-	if a.wantsJSON() {
-		return json.NewEncoder(a.out).Encode(map[string]any{"time": time.Now(), "kind": "result", "changes": len(recovery.Changes), "missing": recovery.Missing})
+	if c.wantsJSON() {
+		return json.NewEncoder(c.out).Encode(map[string]any{"time": time.Now(), "kind": "result", "changes": len(recovery.Changes), "missing": recovery.Missing})
 	}
-	for _, c := range recovery.Changes {
-		fmt.Fprintf(a.out, "recovered %s\n", c.Path)
+	for _, change := range recovery.Changes {
+		fmt.Fprintf(c.out, "recovered %s\n", change.Path)
 	}
 	if len(recovery.Changes) == 0 {
-		fmt.Fprintln(a.out, "there was nothing to recover")
+		fmt.Fprintln(c.out, "there was nothing to recover")
 	}
 	for _, m := range recovery.Missing {
-		fmt.Fprintf(a.out, "still missing: %s\n", m)
+		fmt.Fprintf(c.out, "still missing: %s\n", m)
 	}
 	switch {
 	case slices.Contains(recovery.Missing, "ca.key"):
-		fmt.Fprintln(a.out, "put ca.key back if there is a copy; if it is lost, muster certs rotate-ca makes a new CA without a pause")
+		fmt.Fprintln(c.out, "put ca.key back if there is a copy; if it is lost, muster certs rotate-ca makes a new CA without a pause")
 	case len(recovery.Missing) > 0:
-		fmt.Fprintln(a.out, "muster apply makes what is missing")
+		fmt.Fprintln(c.out, "muster apply makes what is missing")
 	}
 	return nil
 }
 
-func newCertsCSRCommand(a *app) *cobra.Command {
+func newCertsCSRCommand(c certs) *cobra.Command {
 	var within time.Duration
 	var all bool
 	cmd := &cobra.Command{
@@ -231,15 +235,15 @@ certificate (.crt) beside its request, with intermediate CAs after it if there a
 any, and the CA's own certificate in ca.crt. muster apply checks and installs
 them.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsCSR(cmd.Context(), all, within) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.csr(cmd.Context(), all, within) },
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "for every certificate")
 	lifetimeVar(cmd.Flags(), &within, "within", "also for those that expire within that time, such as 60d")
 	return cmd
 }
 
-func (a *app) certsCSR(ctx context.Context, all bool, within time.Duration) error {
-	cluster, err := a.loadInventory()
+func (c certs) csr(ctx context.Context, all bool, within time.Duration) error {
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
@@ -252,19 +256,19 @@ func (a *app) certsCSR(ctx context.Context, all bool, within time.Duration) erro
 	if err != nil {
 		return err
 	}
-	if a.wantsJSON() {
-		return json.NewEncoder(a.out).Encode(map[string]any{"requests": append([]string{}, paths...)})
+	if c.wantsJSON() {
+		return json.NewEncoder(c.out).Encode(map[string]any{"requests": append([]string{}, paths...)})
 	}
 	if len(paths) == 0 {
-		fmt.Fprintln(a.out, "every certificate is there and fits; nothing is to be signed")
+		fmt.Fprintln(c.out, "every certificate is there and fits; nothing is to be signed")
 	}
 	for _, path := range paths {
-		fmt.Fprintln(a.out, path)
+		fmt.Fprintln(c.out, path)
 	}
 	return nil
 }
 
-func newCertsEncryptCommand(a *app) *cobra.Command {
+func newCertsEncryptCommand(c certs) *cobra.Command {
 	var recipients []string
 	var passphrase bool
 	cmd := &cobra.Command{
@@ -280,8 +284,8 @@ same way.`,
 			if passphrase == (len(recipients) > 0) {
 				return &usageError{errors.New("how is the key to be encrypted?"), "say either --passphrase or --recipient age1..."}
 			}
-			return a.certsKey(cmd.Context(), func(ctx context.Context, s *pki.Store) error {
-				return s.EncryptKey(ctx, recipients, a.newPassphrase(ctx))
+			return c.key(cmd.Context(), func(ctx context.Context, s *pki.Store) error {
+				return s.EncryptKey(ctx, recipients, c.newPassphrase(ctx))
 			}, "the CA's key is encrypted")
 		},
 	}
@@ -290,29 +294,29 @@ same way.`,
 	return cmd
 }
 
-func newCertsDecryptCommand(a *app) *cobra.Command {
+func newCertsDecryptCommand(c certs) *cobra.Command {
 	return &cobra.Command{
 		Use:   "decrypt-key",
 		Short: "keep the CA's key in clear again",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.certsKey(cmd.Context(), func(ctx context.Context, s *pki.Store) error { return s.DecryptKey(ctx) }, "the CA's key is in clear")
+			return c.key(cmd.Context(), func(ctx context.Context, s *pki.Store) error { return s.DecryptKey(ctx) }, "the CA's key is in clear")
 		},
 	}
 }
 
-func (a *app) certsKey(ctx context.Context, do func(context.Context, *pki.Store) error, done string) error {
-	cluster, err := a.loadInventory()
+func (c certs) key(ctx context.Context, do func(context.Context, *pki.Store) error, done string) error {
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
-	if err := do(ctx, pki.Open(cluster.PKI.Dir, a.caKeys(ctx))); err != nil {
+	if err := do(ctx, pki.Open(cluster.PKI.Dir, c.caKeys(ctx))); err != nil {
 		return err
 	}
-	if a.wantsJSON() {
-		return json.NewEncoder(a.out).Encode(map[string]any{"time": time.Now(), "kind": "result", "text": done})
+	if c.wantsJSON() {
+		return json.NewEncoder(c.out).Encode(map[string]any{"time": time.Now(), "kind": "result", "text": done})
 	}
-	fmt.Fprintln(a.out, done)
+	fmt.Fprintln(c.out, done)
 	return nil
 }
 

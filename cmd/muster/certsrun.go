@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -44,21 +45,21 @@ func (a *app) caKeys(ctx context.Context) pki.Keys {
 }
 
 // newPassphrase asks for a passphrase that does not exist yet, twice.
-func (a *app) newPassphrase(ctx context.Context) func(string) ([]byte, error) {
+func (c certs) newPassphrase(ctx context.Context) func(string) ([]byte, error) {
 	if given := os.Getenv(newPassphraseVariable); given != "" {
 		return func(string) ([]byte, error) { return []byte(given), nil }
 	}
-	if !a.canPrompt() {
+	if !c.canPrompt() {
 		return func(string) ([]byte, error) {
 			return nil, &usageError{errors.New("nobody can be asked for the new passphrase"), "run the command on a terminal, or set " + newPassphraseVariable}
 		}
 	}
 	return func(question string) ([]byte, error) {
-		first, err := a.askSecret(ctx, question)
+		first, err := c.askSecret(ctx, question)
 		if err != nil {
 			return nil, err
 		}
-		second, err := a.askSecret(ctx, "the same again")
+		second, err := c.askSecret(ctx, "the same again")
 		if err == nil && !bytes.Equal(first, second) {
 			err = &usageError{errors.New("the two passphrases differ"), "run the command again; nothing was changed"}
 		}
@@ -72,7 +73,7 @@ func certsFlags(cmd *cobra.Command, flags *operationFlags) {
 	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
 }
 
-func newCertsRenewCommand(a *app) *cobra.Command {
+func newCertsRenewCommand(c certs) *cobra.Command {
 	var flags operationFlags
 	var which provision.Renewal
 	cmd := &cobra.Command{
@@ -84,7 +85,7 @@ handshake with every port that the member serves the new one before it goes on.
 musterd takes up new files by itself. A server that does not is restarted while
 the others hold the quorum.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsRenew(cmd.Context(), flags, which) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.renew(cmd.Context(), flags, which) },
 	}
 	certsFlags(cmd, &flags)
 	cmd.Flags().BoolVar(&which.All, "all", false, "renew every certificate")
@@ -94,11 +95,11 @@ the others hold the quorum.`,
 	return cmd
 }
 
-func (a *app) certsRenew(ctx context.Context, flags operationFlags, which provision.Renewal) error {
+func (c certs) renew(ctx context.Context, flags operationFlags, which provision.Renewal) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
-	cluster, err := a.loadInventory()
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
@@ -109,25 +110,25 @@ func (a *app) certsRenew(ctx context.Context, flags operationFlags, which provis
 	if which.Host != "" && which.Within == 0 {
 		which.All = true
 	}
-	r := a.newReporter(names)
-	report, err := provision.RenewCertificates(ctx, cluster, a.options(ctx, flags, r), which)
+	r := c.newReporter(names)
+	report, err := provision.RenewCertificates(ctx, cluster, c.options(ctx, flags, r), which)
 	r.stop(err == nil)
-	return a.certsDone(cluster, report, err)
+	return c.done(cluster, report, err)
 }
 
-// certsDone tells how an operation on certificates ended.
-func (a *app) certsDone(cluster *inventory.Cluster, report *provision.CertificateReport, err error) error {
+// done tells how an operation on certificates ended.
+func (c certs) done(cluster *inventory.Cluster, report *provision.CertificateReport, err error) error {
 	if err != nil {
-		a.explain(err)
+		c.explain(err)
 		return err
 	}
-	if a.wantsJSON() {
-		return json.NewEncoder(a.out).Encode(map[string]any{
+	if c.wantsJSON() {
+		return json.NewEncoder(c.out).Encode(map[string]any{
 			"time": time.Now(), "kind": "result", "changes": report.Changes, "seconds": report.Elapsed.Seconds(), "phase": report.Phase, "status": report.Status,
 		})
 	}
-	fmt.Fprintf(a.out, "cluster %s is verified: %s in %v\n\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond))
-	a.printMembers(report.Status)
+	fmt.Fprintf(c.out, "cluster %s is verified: %s in %v\n\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond))
+	c.printMembers(report.Status)
 	return nil
 }
 
@@ -136,7 +137,7 @@ func phaseNames() map[string]pki.Phase {
 	return map[string]pki.Phase{"trust": pki.Trusting, "issue": pki.Issuing, "drop": pki.Dropping}
 }
 
-func newCertsRotateCommand(a *app) *cobra.Command {
+func newCertsRotateCommand(c certs) *cobra.Command {
 	var flags operationFlags
 	var until string
 	cmd := &cobra.Command{
@@ -159,7 +160,7 @@ rotate-ca stops for that and asks; --until says where to end.
 
 The old CA's key is not needed: rotate-ca is also the way when it is lost.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.certsRotate(cmd.Context(), flags, until) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.rotate(cmd.Context(), flags, until) },
 	}
 	certsFlags(cmd, &flags)
 	cmd.Flags().StringVar(&until, "until", "", "end after this phase: trust, issue or drop")
@@ -167,7 +168,7 @@ The old CA's key is not needed: rotate-ca is also the way when it is lost.`,
 	return cmd
 }
 
-func (a *app) certsRotate(ctx context.Context, flags operationFlags, until string) error {
+func (c certs) rotate(ctx context.Context, flags operationFlags, until string) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
@@ -175,10 +176,10 @@ func (a *app) certsRotate(ctx context.Context, flags operationFlags, until strin
 	if until != "" && !known {
 		return &usageError{fmt.Errorf("--until is %q", until), "write trust, issue or drop"}
 	}
-	if until == "" && !flags.yes && !a.canPrompt() {
+	if until == "" && !flags.yes && !c.canPrompt() {
 		return &usageError{errors.New("rotate-ca asks before other clients are affected, and nobody can answer"), "say --until trust to end before that, or --yes"}
 	}
-	cluster, err := a.loadInventory()
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
@@ -187,19 +188,19 @@ func (a *app) certsRotate(ctx context.Context, flags operationFlags, until strin
 		stops = []pki.Phase{pki.Trusting, pki.Issuing, ""}
 	}
 	for _, stop := range stops {
-		r := a.newReporter(hostNames(cluster))
-		report, err := provision.RotateCA(ctx, cluster, a.options(ctx, flags, r), stop)
+		r := c.newReporter(hostNames(cluster))
+		report, err := provision.RotateCA(ctx, cluster, c.options(ctx, flags, r), stop)
 		r.stop(err == nil)
-		if err := a.certsDone(cluster, report, err); err != nil {
+		if err := c.done(cluster, report, err); err != nil {
 			return err
 		}
 		advice := afterPhase(cluster, report.Phase)
-		if advice == "" || a.wantsJSON() {
+		if advice == "" || c.wantsJSON() {
 			continue
 		}
-		fmt.Fprintf(a.out, "\n%s\n", advice)
+		fmt.Fprintf(c.out, "\n%s\n", advice)
 		if until == "" && !flags.yes {
-			if goOn, err := a.goOn(ctx); err != nil || !goOn {
+			if goOn, err := c.goOn(ctx); err != nil || !goOn {
 				return err
 			}
 		}
@@ -219,11 +220,11 @@ func afterPhase(cluster *inventory.Cluster, phase pki.Phase) string {
 }
 
 // goOn asks whether to take the next phase.
-func (a *app) goOn(ctx context.Context) (bool, error) {
-	fmt.Fprint(a.err, "go on now? [y/N] ")
-	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(a.in).ReadString('\n') })
+func (c certs) goOn(ctx context.Context) (bool, error) {
+	fmt.Fprint(c.err, "go on now? [y/N] ")
+	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(c.in).ReadString('\n') })
 	if err != nil {
-		fmt.Fprintln(a.err)
+		fmt.Fprintln(c.err)
 		return false, fmt.Errorf("read the answer: %w", err)
 	}
 	text = strings.ToLower(strings.TrimSpace(text))
@@ -233,7 +234,7 @@ func (a *app) goOn(ctx context.Context) (bool, error) {
 // kubeAPIServer is the one purpose that --for knows.
 const kubeAPIServer = "kube-apiserver"
 
-func newCertsExportCommand(a *app) *cobra.Command {
+func newCertsExportCommand(c certs) *cobra.Command {
 	var purpose, client string
 	cmd := &cobra.Command{
 		Use:   "export DIR|-",
@@ -254,7 +255,7 @@ with all others. A ca.crt of something else in the directory is never replaced.`
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.certsExport(cmd.Context(), purpose, client, args[0])
+			return c.export(cmd.Context(), purpose, client, args[0])
 		},
 	}
 	cmd.Flags().StringVar(&purpose, "for", "", "whom it is for: "+kubeAPIServer)
@@ -262,21 +263,21 @@ with all others. A ca.crt of something else in the directory is never replaced.`
 	return cmd
 }
 
-func (a *app) certsExport(ctx context.Context, purpose, client, to string) error {
+func (c certs) export(ctx context.Context, purpose, client, to string) error {
 	switch {
 	case (purpose == "") == (client == ""):
 		return &usageError{errors.New("whom is it for?"), "say either --for " + kubeAPIServer + " or --client NAME"}
 	case purpose != "" && purpose != kubeAPIServer:
 		return &usageError{fmt.Errorf("--for is %q", purpose), "write " + kubeAPIServer + ", or --client NAME for another client"}
 	}
-	if f, ok := a.out.(*os.File); ok && to == standardInput && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
+	if f, ok := c.out.(*os.File); ok && to == standardInput && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits an int
 		return &usageError{errors.New("a tar archive with a private key does not belong on a terminal"), "name a directory, or send the output to a program"}
 	}
-	cluster, err := a.loadInventory()
+	cluster, err := c.loadInventory()
 	if err != nil {
 		return err
 	}
-	store, spec := pki.Open(cluster.PKI.Dir, a.caKeys(ctx)), desired.Certificates(cluster)
+	store, spec := pki.Open(cluster.PKI.Dir, c.caKeys(ctx)), desired.Certificates(cluster)
 	if in, err := store.Inspect(spec); err != nil {
 		return err
 	} else if len(in.Bundle.CA) == 0 {
@@ -298,25 +299,25 @@ func (a *app) certsExport(ctx context.Context, purpose, client, to string) error
 	}
 	files := pki.ExportOf(bundle.CA, name, pair)
 	if to == standardInput {
-		return writeTar(a, files)
+		return writeTar(c.out, files)
 	}
 	changed, err := store.Export(to, files)
 	if err != nil {
 		return fmt.Errorf("export to %s: %w", to, err)
 	}
-	if a.wantsJSON() {
-		return json.NewEncoder(a.out).Encode(map[string]any{"directory": to, "changed": append([]string{}, changed...)})
+	if c.wantsJSON() {
+		return json.NewEncoder(c.out).Encode(map[string]any{"directory": to, "changed": append([]string{}, changed...)})
 	}
 	if len(changed) == 0 {
-		fmt.Fprintf(a.out, "%s holds all of it already\n", to)
+		fmt.Fprintf(c.out, "%s holds all of it already\n", to)
 		return nil
 	}
-	fmt.Fprintf(a.out, "wrote %s to %s\n", strings.Join(changed, ", "), to)
+	fmt.Fprintf(c.out, "wrote %s to %s\n", strings.Join(changed, ", "), to)
 	return nil
 }
 
-func writeTar(a *app, files []pki.File) error {
-	w := tar.NewWriter(a.out)
+func writeTar(out io.Writer, files []pki.File) error {
+	w := tar.NewWriter(out)
 	for _, f := range files {
 		header := &tar.Header{Name: f.Name, Mode: int64(f.Mode), Size: int64(len(f.Content)), ModTime: time.Now().Truncate(time.Second), Uname: "root", Gname: "root"}
 		if err := w.WriteHeader(header); err != nil {
