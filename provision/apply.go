@@ -60,9 +60,10 @@ func Apply(ctx context.Context, cluster *inventory.Cluster, o Options) (*Report,
 	return &Report{Changes: r.Changes(), Elapsed: time.Since(begun), Status: verified(r)}, nil
 }
 
-// finish closes what a run has open. What was asked for has happened, or its
+// finish runs the hooks after a run and closes what it has open. What was asked for has happened, or its
 // failure was told: a connection that does not close cleanly is only noted.
 func finish(r *step.Run) {
+	r.AfterHooks()
 	if err := r.Close(); err != nil {
 		r.Log.Debug("close the connections", "error", err)
 	}

@@ -67,10 +67,18 @@ type Cluster struct {
 	Server Server `yaml:"server,omitempty" json:"server,omitzero"`
 	// PKI says where the certificates are kept and how they are made.
 	PKI PKI `yaml:"pki,omitempty" json:"pki,omitzero"`
+	// Hooks are run on the workstation before and after what is done, in this
+	// order. One that fails before stops the operation.
+	Hooks []Hook `yaml:"hooks,omitempty" json:"hooks,omitempty"`
 	// Practice says that all hosts are practice hosts on this machine, as
 	// muster practice starts them. Only they may share loopback addresses.
 	Practice bool `yaml:"practice,omitempty" json:"practice,omitempty"`
+
+	dir string
 }
+
+// Dir is the directory of the inventory, absolute.
+func (c *Cluster) Dir() string { return c.dir }
 
 // Host is one controller.
 type Host struct {

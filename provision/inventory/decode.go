@@ -67,7 +67,11 @@ func (d *document) value(n *yaml.Node, field string, v reflect.Value, depth int)
 	case reflect.Bool:
 		d.boolean(n, field, v)
 	default:
-		if s, ok := d.scalar(n, field); ok {
+		read := d.scalar
+		if v.Type() == reflect.TypeFor[Script]() {
+			read = d.literal
+		}
+		if s, ok := read(n, field); ok {
 			v.SetString(s)
 		}
 	}
@@ -181,11 +185,20 @@ func (d *document) boolean(n *yaml.Node, field string, v reflect.Value) {
 
 // scalar returns the text of a scalar with its variables replaced.
 func (d *document) scalar(n *yaml.Node, field string) (string, bool) {
+	return d.single(n, field, func(s string) (string, error) { return expand(s, d.lookupEnv) })
+}
+
+// literal returns the text of a scalar as it is.
+func (d *document) literal(n *yaml.Node, field string) (string, bool) {
+	return d.single(n, field, func(s string) (string, error) { return s, nil })
+}
+
+func (d *document) single(n *yaml.Node, field string, read func(string) (string, error)) (string, bool) {
 	if n.Kind != yaml.ScalarNode {
 		d.unreadable(n, field, "is "+kindName(n)+" where a single value belongs", "write one value")
 		return "", false
 	}
-	s, err := expand(n.Value, d.lookupEnv)
+	s, err := read(n.Value)
 	if err != nil {
 		d.unreadable(n, field, err.Error(), "set it before running muster, or write ${NAME:-default}")
 		return "", false
@@ -235,6 +248,9 @@ func expand(s string, lookup func(string) (string, bool)) (string, error) {
 func keysOf(t reflect.Type) map[string]int {
 	keys := map[string]int{}
 	for i := range t.NumField() {
+		if !t.Field(i).IsExported() {
+			continue
+		}
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
 		keys[name] = i
 	}

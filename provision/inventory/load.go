@@ -58,7 +58,7 @@ func Load(name string, r io.Reader, opts ...Option) (*Cluster, []Warning, error)
 	if root == nil {
 		return nil, nil, doc.failure()
 	}
-	var c Cluster
+	c := Cluster{dir: dir}
 	doc.decode(root, &c)
 	if !doc.bad[""] {
 		doc.fillDefaults(&c)

@@ -9,12 +9,15 @@ import (
 
 // Connect opens the one connection to the host that all later steps use.
 func Connect(ctx context.Context, h *Host) error {
+	if err := h.run.hook(ctx, before+"connect", h); err != nil {
+		return err
+	}
 	conn, err := h.run.Dialer.Dial(ctx, target(h.Host))
 	if err != nil {
 		return err
 	}
 	h.Remote = conn
-	return nil
+	return h.run.hook(ctx, after+"connect", h)
 }
 
 func target(h inventory.Host) remote.Target {

@@ -65,6 +65,15 @@ func (e Errors) Unwrap() []error {
 // finish the step they are in, and no further step begins. The error is of
 // type Errors.
 func (r *Run) Do(ctx context.Context, steps ...Step) error {
+	err := r.beforeOperation(ctx)
+	if err == nil {
+		err = r.do(ctx, steps)
+	}
+	r.hooks.err = err
+	return err
+}
+
+func (r *Run) do(ctx context.Context, steps []Step) error {
 	for len(steps) > 0 {
 		n := 0
 		for n < len(steps) && steps[n].host != nil {

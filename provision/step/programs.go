@@ -26,7 +26,12 @@ func InstallPrograms(ctx context.Context, h *Host) error {
 			err = h.setAttributes(ctx, file, have)
 		} else {
 			missing = append(missing, upload{file, p})
-			err = h.willRestart(ctx, b.Path)
+			if have.SHA256 != "" {
+				err = h.beforeUpgrade(ctx)
+			}
+			if err == nil {
+				err = h.willRestart(ctx, b.Path)
+			}
 		}
 		if err != nil {
 			return err

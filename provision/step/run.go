@@ -44,6 +44,7 @@ type Run struct {
 	ReadyTimeout time.Duration
 
 	changes atomic.Int64
+	hooks   hookState
 }
 
 // Host is one controller during a run.
@@ -61,6 +62,7 @@ type Host struct {
 	// restart says that the running member does not use what is installed.
 	restart bool
 	step    string // the one at work, for events
+	hooks   hostHooks
 }
 
 // AddHosts makes a Host of each controller.
@@ -115,6 +117,9 @@ func (r *Run) change(step, sentence string) {
 // Change makes one change on the host. Every change goes through here. The
 // sentence says what is changed, in the past tense.
 func (h *Host) Change(ctx context.Context, sentence string, do func(context.Context) error) error {
+	if err := h.beforeChange(ctx); err != nil {
+		return err
+	}
 	if err := do(ctx); err != nil {
 		return err
 	}
