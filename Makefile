@@ -92,6 +92,9 @@ fuzz: ## run each fuzz target for FUZZTIME (1m)
 	  done; \
 	done
 
+man: build ## write the manual pages into bin/man
+	bin/muster man bin/man
+
 dist: ## make the release archives and their checksums in dist/
 	.ci/dist $(VERSION)
 
@@ -99,4 +102,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab lint bench bench-quick fuzz dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab lint bench bench-quick fuzz man dist clean

@@ -41,6 +41,8 @@ type app struct {
 	logLevel string
 	logFile  string
 	noColor  bool
+	// eventsFile is where events are written, "-" for standard output.
+	eventsFile string
 	// caIdentity is the file of the age identity that opens the CA's key.
 	caIdentity string
 
@@ -50,11 +52,12 @@ type app struct {
 	screen  sync.Mutex
 	log     *slog.Logger
 	logSink io.Closer
+	events  *events // nil when nobody wants them
 }
 
 // start checks the common flags and opens the log. It runs before every
 // subcommand, after cobra has accepted the command line.
-func (a *app) start() error {
+func (a *app) start(command string) error {
 	switch {
 	case a.json:
 		a.output = outputJSON
@@ -75,6 +78,9 @@ func (a *app) start() error {
 		a.logSink = f
 		file := slog.NewJSONHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})
 		a.log = slog.New(slog.NewMultiHandler(console, file))
+	}
+	if err := a.openEvents(command); err != nil {
+		return err
 	}
 	a.started = true
 	return nil

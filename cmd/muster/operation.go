@@ -44,7 +44,7 @@ func (a *app) options(ctx context.Context, f operationFlags, r reporter) provisi
 		BinaryDir:    f.binaryDir,
 		Concurrency:  f.concurrency,
 		ReadyTimeout: f.timeout,
-		Reporter:     r,
+		Reporter:     a.reporter(r),
 		Log:          a.log,
 	}
 	if a.canPrompt() {

@@ -22,7 +22,9 @@ func run(ctx context.Context, args []string, std streams) int {
 	defer a.close()
 	root := newRootCommand(a)
 	root.SetArgs(args)
-	return a.report(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	a.events.end(err)
+	return a.report(err)
 }
 
 // subcommands lists the constructor of every subcommand, in the order of the
@@ -42,6 +44,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newResetCommand,
 		newDemoCommand,
 		newPracticeCommand,
+		newManCommand,
 		newVersionCommand,
 	}
 }
@@ -60,7 +63,7 @@ it, and calls the roll: it is done when every member answers.
 exit codes: 0 ok, 1 failed, 2 usage or invalid inventory`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.start() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.start(cmd.CommandPath()) },
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -72,6 +75,7 @@ exit codes: 0 ok, 1 failed, 2 usage or invalid inventory`,
 	flags.BoolVar(&a.json, "json", false, "short for --output json")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "least severe messages to print: debug, info, warn or error")
 	flags.StringVar(&a.logFile, "log-file", "", "append every message, debug included, to this file as JSON lines")
+	flags.StringVar(&a.eventsFile, "events", "", `append what happens to this file as JSON lines; "-" is standard output`)
 	flags.StringVar(&a.caIdentity, "ca-identity", "", "file of the age identity that opens the CA's key; MUSTER_CA_IDENTITY does the same")
 	flags.BoolVar(&a.noColor, "no-color", false, "print without colors; NO_COLOR in the environment does the same")
 

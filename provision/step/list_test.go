@@ -30,7 +30,7 @@ func (l *log) has(line string) bool {
 
 func testRun(hosts, concurrency int) (*Run, *log) {
 	l := &log{}
-	r := &Run{Operation: "test", Reporter: l, Concurrency: concurrency}
+	r := &Run{Cluster: &inventory.Cluster{}, Operation: "test", Reporter: l, Concurrency: concurrency}
 	for i := range hosts {
 		r.Hosts = append(r.Hosts, &Host{Host: inventory.Host{Name: fmt.Sprintf("h%d", i)}, run: r})
 	}
