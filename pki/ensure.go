@@ -188,10 +188,11 @@ func (r *issuing) loadCA() error {
 		}
 	}
 	if r.now.After(r.ca.cert.NotAfter) {
-		return &Error{
-			err:  fmt.Errorf("use the CA in %s: it expired on %s", r.dir.root, r.ca.cert.NotAfter.Format(time.DateOnly)),
-			hint: "name a new directory as pki.dir to make a new CA; members must then be given certificates from it all at once",
+		hint := "muster certs rotate-ca makes a new one; the cluster comes back once its certificates are installed"
+		if r.spec.External {
+			hint = "put the certificate of its successor into ca.crt, and certificates that it has signed beside the requests (muster certs csr)"
 		}
+		return &Error{fmt.Errorf("use the CA in %s: %w on %s", r.dir.root, ErrExpired, r.ca.cert.NotAfter.Format(time.DateOnly)), hint}
 	}
 	return nil
 }
@@ -228,6 +229,9 @@ func (r *issuing) leaf(want leaf) (Pair, error) {
 // ErrKeyMissing is wrapped when something has to be signed and the directory
 // does not hold the CA's key.
 var ErrKeyMissing = errors.New("the CA's key is not there")
+
+// ErrExpired is wrapped when the CA has expired.
+var ErrExpired = errors.New("it expired")
 
 // unlock makes the CA's key ready for use.
 func (r *issuing) unlock() error {

@@ -369,7 +369,7 @@ func TestLeafNeverOutlivesTheCA(t *testing.T) {
 	}
 	expired := func() time.Time { return ca.NotAfter.Add(time.Hour) }
 	_, _, err := ensure(t.Context(), dir, spec, expired, noCheckpoint)
-	wantError(t, err, "it expired on "+ca.NotAfter.Format(time.DateOnly), "pki.dir")
+	wantError(t, err, "it expired on "+ca.NotAfter.Format(time.DateOnly), "muster certs rotate-ca")
 }
 
 func wantError(t *testing.T, err error, text, hint string) {

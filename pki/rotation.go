@@ -47,6 +47,9 @@ type Rotation struct {
 	Phase Phase
 	// NewCA and OldCA are certificates in PEM; empty when Settled.
 	NewCA, OldCA []byte
+	// Expired says that the old CA has expired, and its leaves with it: there is
+	// no cluster at work that the rotation could disturb.
+	Expired bool
 	// NewClient is a client of the new CA, until that signs all clients.
 	NewClient Pair
 	// OldClient is a client of the old CA, from when that signs no more. It is
@@ -61,6 +64,9 @@ func (s *Store) Rotation(ctx context.Context) (Rotation, error) {
 		r, err = d.rotation()
 		return err
 	})
+	if old, bad := helpers.ParseCertificatePEM(r.OldCA); bad == nil {
+		r.Expired = s.now().After(old.NotAfter)
+	}
 	return r, err
 }
 

@@ -66,14 +66,18 @@ func RenewCertificates(ctx context.Context, cluster *inventory.Cluster, o Option
 // trust a new CA beside the old one; every leaf is made anew by it; every
 // member unlearns the old one. The cluster is verified before and after each.
 // It stops after the phase given, for what else has to be told of the new CA,
-// and goes on from wherever an earlier run has stopped or was killed.
+// and goes on from wherever an earlier run has stopped or was killed. With a CA
+// that has expired there is no cluster to verify until it has new certificates.
 func RotateCA(ctx context.Context, cluster *inventory.Cluster, o Options, until pki.Phase) (*CertificateReport, error) {
 	return certificates(ctx, "certs rotate-ca", cluster, o, func(r *step.Run) error {
-		if err := r.Do(ctx, append(openSteps(),
-			step.Together("new CA", step.StartRotation),
-			step.Together("ready", step.AwaitReady),
-			step.Together("verify", step.Verify))...); err != nil {
+		if err := r.Do(ctx, append(openSteps(), step.Together("new CA", step.StartRotation))...); err != nil {
 			return err
+		}
+		healthy := []step.Step{step.Together("ready", step.AwaitReady), step.Together("verify", step.Verify)}
+		if !r.Rotation.Expired {
+			if err := r.Do(ctx, healthy...); err != nil {
+				return err
+			}
 		}
 		for _, phase := range []struct {
 			phase pki.Phase
@@ -89,7 +93,10 @@ func RotateCA(ctx context.Context, cluster *inventory.Cluster, o Options, until 
 			if r.Rotation.Phase == pki.Issuing && phase.phase == pki.Trusting || r.Rotation.Phase == pki.Dropping && phase.phase != pki.Dropping {
 				continue // an earlier run has proved it
 			}
-			steps := append(phase.steps, step.Together("ready", step.AwaitReady), step.Together("verify", step.Verify))
+			steps := phase.steps
+			if !r.Rotation.Expired || phase.phase != pki.Trusting {
+				steps = append(steps, healthy...)
+			}
 			if err := r.Do(ctx, steps...); err != nil {
 				return err
 			}

@@ -111,8 +111,8 @@ func StartRotation(ctx context.Context, r *Run) error {
 }
 
 // readRotation reads where the rotation is, and the certificates. What a killed
-// run has left half made is made again; when the CA's key is lost, they are
-// taken as they are.
+// run has left half made is made again; when the CA's key is lost, or the CA has
+// expired, they are taken as they are.
 func (r *Run) readRotation(ctx context.Context, made []pki.Change) (err error) {
 	if r.Rotation, err = r.PKI.Rotation(ctx); err != nil {
 		return &localError{err}
@@ -122,7 +122,7 @@ func (r *Run) readRotation(ctx context.Context, made []pki.Change) (err error) {
 	if err == nil {
 		return r.adopt(bundle, append(made, more...))
 	}
-	if !errors.Is(err, pki.ErrKeyMissing) {
+	if !errors.Is(err, pki.ErrKeyMissing) && !errors.Is(err, pki.ErrExpired) {
 		return &localError{err}
 	}
 	in, err := r.PKI.Inspect(spec)
