@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"muster/provision/inventory"
@@ -12,24 +13,42 @@ import (
 // EachHost steps independently of each other; a Together step waits for all.
 //
 // The lock comes before the facts so that they cannot change any more, and
-// preflight comes before everything that outlives the run.
-func applySteps() []step.Step {
-	return []step.Step{
-		step.EachHost("connect", step.Connect),
+// preflight comes before everything that outlives the run. While somebody
+// thinks about the plan nothing is locked: what was seen then is seen again.
+func applySteps(o Options) []step.Step {
+	steps := []step.Step{step.EachHost("connect", step.Connect)}
+	if o.Confirm != nil {
+		steps = append(steps,
+			step.EachHost("look", step.LookOnly),
+			step.Together("survey", step.Survey),
+			step.Together("preflight", step.Preflight),
+			step.Together("plan", step.MakePlan),
+			step.Together("confirm", step.Approve(o.Confirm)),
+		)
+	}
+	steps = append(steps,
 		step.Together("lock", step.Lock),
 		step.EachHost("facts", step.GatherFacts),
+		step.Together("survey", step.Survey),
 		step.Together("preflight", step.Preflight),
+		step.Together("plan", step.MakePlan),
+		step.Together("compare", step.Agreed(o.Approved)),
+		step.Together("show", step.Show(o.Show)),
+	)
+	return append(steps,
 		step.Together("certificates", step.MakeCertificates),
 		step.EachHost("account", step.MakeAccount),
 		step.EachHost("directories", step.MakeDirectories),
-		step.EachHost("programs", step.InstallPrograms),
-		step.EachHost("files", step.InstallFiles),
-		step.EachHost("unit", step.InstallUnit),
+		step.EachHost("programs", step.Rolling(step.InstallPrograms)),
+		step.EachHost("files", step.Rolling(step.InstallFiles)),
+		step.EachHost("unit", step.Rolling(step.InstallUnit)),
 		step.Together("start", step.StartMembers),
-		step.Together("restart if due", step.RestartMembers),
+		step.Together("prune members", step.PruneMembers),
+		step.Together("roll", step.RollMembers),
 		step.Together("ready", step.AwaitReady),
+		step.Together("members", step.ChangeMembers),
 		step.Together("verify", step.Verify),
-	}
+	)
 }
 
 // Report is the outcome of an Apply that succeeded.
@@ -42,10 +61,11 @@ type Report struct {
 }
 
 // Apply makes the hosts what the inventory says and verifies the cluster they
-// form. It may be run again at any time, and after a run that failed or was
-// killed it goes on from what is there. It never deletes data and never
-// founds a cluster over data that exists. The error of a run that began is a
-// *Failure.
+// form: members are added and removed too. It may be run again at any time, and
+// after a run that failed or was killed it goes on from what is there. It does
+// what its plan says and nothing else, never deletes data and never founds a
+// cluster over data that exists. The error of a run that began is a *Failure;
+// when Options.Confirm declines it is ErrDeclined.
 func Apply(ctx context.Context, cluster *inventory.Cluster, o Options) (*Report, error) {
 	begun := time.Now()
 	o = o.withDefaults()
@@ -54,7 +74,10 @@ func Apply(ctx context.Context, cluster *inventory.Cluster, o Options) (*Report,
 		return nil, err
 	}
 	defer finish(r)
-	if err := r.Do(ctx, applySteps()...); err != nil {
+	if err := r.Do(ctx, applySteps(o)...); err != nil {
+		if errors.Is(err, step.ErrDeclined) {
+			return nil, ErrDeclined
+		}
 		return nil, diagnose(ctx, r, err)
 	}
 	return &Report{Changes: r.Changes(), Elapsed: time.Since(begun), Status: verified(r)}, nil

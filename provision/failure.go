@@ -69,6 +69,11 @@ func (f *Failure) evidence(e *step.Error) string {
 		block(&b, "command", failed.Command.Label+"\n"+failed.Command.Text())
 		block(&b, "output", failed.Output())
 	}
+	var back *step.RolledBackError
+	if errors.As(e, &back) { // what it says now is that it runs again
+		block(&b, "journal", strings.Join(back.Journal, "\n"))
+		return b.String()
+	}
 	for _, d := range f.Diagnoses {
 		if d.Host == e.Host || e.Host == "" {
 			fmt.Fprintf(&b, "unit:    %s: %s\n", d.Host, d.Unit)

@@ -407,28 +407,63 @@ func TestLostDataIsNotReplaced(t *testing.T) {
 	l.mustApply()
 }
 
-// A change that makes members fail stops at the first of them: the others keep
-// the quorum, and the report holds what the member said.
-func TestBadChangeStopsAtTheFirstMember(t *testing.T) {
+// mustServe demands that every member is healthy without anything being done.
+func (l *lab) mustServe() {
+	l.t.Helper()
+	if s := l.status(); !s.Healthy {
+		l.t.Errorf("the cluster is not healthy: %+v", s)
+	}
+}
+
+// A change that makes members fail stops at the first of them, which gets back
+// what it had, and the report holds what the member said.
+func TestBadFlagIsRolledBack(t *testing.T) {
 	l := newLab(t, 3)
 	l.mustApply()
+	before := l.sh(2, "cat /etc/systemd/system/musterd.service")
 	l.load("server:\n  flags: {heartbeat-interval: nonsense}\n")
-	err := l.mustFail("controller-0")
+	err := l.mustFail("was the first to be changed: it has back what it had before, and runs")
 	var failure *Failure
-	if !errors.As(err, &failure) || !strings.Contains(failure.Details(), "heartbeat-interval") {
+	if !errors.As(err, &failure) || !strings.Contains(failure.Details(), "heartbeat-interval") || !strings.Contains(failure.Hint(), "runs as before") {
 		t.Errorf("the member's own words are missing:\n%v", err)
 	}
-	healthy := 0
-	for _, h := range l.hosts[1:] {
-		if h.UnitState("musterd")["ActiveState"] == "active" {
-			healthy++
-		}
-	}
-	if healthy != 2 {
-		t.Errorf("%d of the other two members run", healthy)
+	l.mustServe()
+	l.mustBeTidy()
+	if after := l.sh(2, "cat /etc/systemd/system/musterd.service"); after != before {
+		t.Errorf("a host that is not the first was changed:\n%s", after)
 	}
 	l.load("")
+	if again := l.mustApply(); again.Changes != 0 {
+		t.Errorf("%d changes were left: %q", again.Changes, l.events.texts(step.Changed))
+	}
+}
+
+// A program that does not run is tried on one member, which gets its old one
+// back.
+func TestBadProgramIsRolledBack(t *testing.T) {
+	l := newLab(t, 3)
 	l.mustApply()
+	good := l.opts.BinaryDir
+	l.opts.BinaryDir = t.TempDir()
+	for _, name := range []string{"musterd", "musterctl"} {
+		text, err := os.ReadFile(filepath.Join(good, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "musterd" { // for this machine, and no use
+			clear(text[len(text)/8 : len(text)/2])
+		}
+		if err := os.WriteFile(filepath.Join(l.opts.BinaryDir, name), text, 0o700); err != nil { //nolint:gosec // it is a program
+			t.Fatal(err)
+		}
+	}
+	l.mustFail("it has back what it had before, and runs")
+	l.mustServe()
+	l.mustBeTidy()
+	back := slices.DeleteFunc(l.events.texts(step.Changed), func(text string) bool { return !strings.Contains(text, "brought back") })
+	if len(back) != 1 || !strings.HasSuffix(back[0], "/usr/local/bin/musterd") {
+		t.Errorf("brought back: %q", back)
+	}
 }
 
 func TestSlowDiskIsWarnedAbout(t *testing.T) {

@@ -1,11 +1,13 @@
 package provision
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
 	"muster/pki"
 	"muster/provision/inventory"
+	"muster/provision/plan"
 	"muster/provision/remote"
 	"muster/provision/step"
 )
@@ -28,6 +30,14 @@ type Options struct {
 	Concurrency int
 	// ReadyTimeout bounds each wait for members to be ready.
 	ReadyTimeout time.Duration
+	// Confirm is shown the plan of an Apply that has something to do and says
+	// whether to go on. Meanwhile nothing is locked. Nil to go on.
+	Confirm func(context.Context, *plan.Plan) (bool, error)
+	// Approved is the fingerprint of the one plan that Apply may carry out;
+	// empty for any.
+	Approved string
+	// Show is given the plan that is carried out; nil for nobody.
+	Show func(*plan.Plan)
 	// Reporter is told what happens; nil for nobody.
 	Reporter step.Reporter
 	Log      *slog.Logger

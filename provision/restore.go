@@ -40,7 +40,7 @@ func restoreSteps(s *step.Restore, confirm func(step.Loss) (bool, error)) []step
 		step.EachHost("put aside", s.PutAside),
 		step.EachHost("data directory", step.MakeDataDirectory),
 		step.Together("start", step.StartMembers),
-		step.Together("restart if due", step.RestartMembers),
+		step.Together("restart if due", step.RollMembers),
 		step.Together("ready", step.AwaitReady),
 		step.Together("verify", step.Verify),
 		step.EachHost("tidy", s.Tidy),

@@ -121,7 +121,7 @@ func TestRestartKeepsTheQuorum(t *testing.T) {
 	// A member that is down is started first, so that the restart is safe.
 	l.sh(2, "systemctl stop musterd")
 	l.mustApply()
-	want := []string{"controller-1: wrote /etc/systemd/system/musterd.service", "controller-2: started musterd.service", "controller-1: restarted musterd.service"}
+	want := []string{"controller-2: started musterd.service", "controller-1: wrote /etc/systemd/system/musterd.service", "controller-1: restarted musterd.service"}
 	if changed := l.events.texts(step.Changed); !slices.Equal(changed, want) {
 		t.Errorf("changes %q, want %q", changed, want)
 	}

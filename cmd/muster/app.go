@@ -104,7 +104,7 @@ func (a *app) terminal() bool {
 // colors says whether standard error may carry color. It follows the
 // convention of no-color.org.
 func (a *app) colors() bool {
-	return a.terminal() && !a.noColor && os.Getenv("NO_COLOR") == ""
+	return a.colorsOn(a.err)
 }
 
 // loadInventory reads the inventory that --file names and prints its

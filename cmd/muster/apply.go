@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"muster/provision"
 	"muster/provision/inventory"
+	"muster/provision/plan"
 )
 
 func newApplyCommand(a *app) *cobra.Command {
@@ -24,9 +26,15 @@ func newApplyCommand(a *app) *cobra.Command {
 starts the members together, and verifies the cluster: every member answers, all
 agree on the members and one leader, and a write through one is read from all.
 
-It can be run again at any time. It changes what differs and nothing else, goes
-on where a run that failed or was killed has stopped, restarts members one at a
-time while the others hold the quorum, and never deletes data.`,
+It shows its plan and asks, then does exactly that; when the hosts have changed
+meanwhile it says so and stops.
+
+It can be run again at any time. It changes what differs and nothing else, and
+goes on where a run that failed or was killed has stopped. Hosts that are new in
+the inventory join as learners and get their vote when they have caught up;
+members that are not in it any more are removed. Members are restarted one at a
+time while the others hold the quorum, the leader last; the first one gets back
+what it had if it does not come up with what is new. Data is never deleted.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.apply(cmd.Context(), flags) },
 	}
@@ -34,7 +42,8 @@ time while the others hold the quorum, and never deletes data.`,
 	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
 	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
 	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
-	f.BoolVarP(&flags.yes, "yes", "y", false, "ask nothing; apply has no questions, scripts may say so")
+	f.BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
+	f.StringVar(&flags.approved, "plan", "", "do the plan with this fingerprint, as muster plan prints it, and nothing else; does not ask")
 	return cmd
 }
 
@@ -46,9 +55,20 @@ func (a *app) apply(ctx context.Context, flags operationFlags) error {
 	if err != nil {
 		return err
 	}
-	r := a.newReporter(hostNames(cluster))
-	report, err := provision.Apply(ctx, cluster, a.options(ctx, flags, r))
+	r, resume := a.newLateReporter(hostNames(cluster))
+	o := a.options(ctx, flags, r)
+	o.Approved, o.Show = flags.approved, func(p *plan.Plan) {
+		a.showPlan(p, flags.asks())
+		resume()
+	}
+	if flags.asks() {
+		o.Confirm = a.confirmPlan
+	}
+	report, err := provision.Apply(ctx, cluster, o)
 	r.stop(err == nil)
+	if errors.Is(err, provision.ErrDeclined) {
+		return errDeclined
+	}
 	if err != nil {
 		a.explain(err)
 		return err
@@ -62,6 +82,42 @@ func (a *app) apply(ctx context.Context, flags operationFlags) error {
 	a.printMembers(report.Status)
 	fmt.Fprintf(a.out, "\nto talk to it from here:\n  %s\nor on a controller, as root:\n  %s\n", fromHere(cluster), onController(cluster))
 	return nil
+}
+
+// errDeclined is the answer no.
+var errDeclined = errors.New("nothing was changed")
+
+// errNoConsent is returned when the question of apply reaches nobody.
+var errNoConsent = &usageError{err: errors.New("apply asks before it changes anything, and nobody can answer"), hint: "answer on a terminal, or say --yes; muster plan says what there is to do"}
+
+// showPlan shows what will be done, unless that was shown with the question.
+func (a *app) showPlan(p *plan.Plan, asked bool) {
+	switch {
+	case asked || p.Empty():
+	case a.wantsJSON():
+		_ = json.NewEncoder(a.out).Encode(planEvent{Time: time.Now(), Kind: "plan", Plan: p, Fingerprint: p.Fingerprint()})
+	case !a.terminal(): // there, what is done is told line by line
+		_ = p.WriteText(a.err, false)
+	}
+}
+
+// planEvent is the line of apply's JSON output that holds its plan.
+type planEvent struct {
+	Time        time.Time  `json:"time"`
+	Kind        string     `json:"kind"`
+	Plan        *plan.Plan `json:"plan"`
+	Fingerprint string     `json:"fingerprint"`
+}
+
+// confirmPlan shows the plan and asks whether to go on.
+func (a *app) confirmPlan(ctx context.Context, p *plan.Plan) (bool, error) {
+	if !a.canPrompt() {
+		return false, errNoConsent
+	}
+	if err := p.WriteText(a.err, a.colors()); err != nil {
+		return false, err
+	}
+	return a.askYes(ctx, fmt.Sprintf("cluster %s: %s. Go on? [y/N] ", p.Cluster, p.Summary()))
 }
 
 // applyResult is the last line of apply's JSON output.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -22,7 +24,11 @@ type operationFlags struct {
 	concurrency int
 	timeout     time.Duration
 	yes         bool
+	approved    string // the fingerprint of a plan
 }
+
+// asks says that the operator wants to be asked.
+func (f operationFlags) asks() bool { return !f.yes && f.approved == "" }
 
 // check refuses numbers that mean nothing, rather than replace them silently.
 func (f operationFlags) check() error {
@@ -76,6 +82,19 @@ func (a *app) askSecret(ctx context.Context, question string) ([]byte, error) {
 	}
 	fmt.Fprint(tty, "\r\x1b[K")
 	return secret, err
+}
+
+// askYes asks a question on standard error and reads the answer from standard
+// input. Anything but yes is no.
+func (a *app) askYes(ctx context.Context, question string) (bool, error) {
+	fmt.Fprint(a.err, question)
+	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(a.in).ReadString('\n') })
+	if err != nil {
+		fmt.Fprintln(a.err)
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	text = strings.ToLower(strings.TrimSpace(text))
+	return text == "y" || text == "yes", nil
 }
 
 // answer waits for what ask returns, or for the context to end: a read from

@@ -176,7 +176,7 @@ func (w *workstation) practiceProcess(t *testing.T) {
 // mustApply runs apply to its end and returns the result.
 func (w *workstation) mustApply(t *testing.T, file string) applyResult {
 	t.Helper()
-	cmd := w.command("apply", "-f", file, "--binary-dir", w.programs, "-o", "json")
+	cmd := w.command("apply", "--yes", "-f", file, "--binary-dir", w.programs, "-o", "json")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -198,7 +198,7 @@ func (w *workstation) mustApply(t *testing.T, file string) applyResult {
 // still at work, and where.
 func (w *workstation) killApply(t *testing.T, file string, events int, moment time.Duration) (seen int, killed bool, at string) {
 	t.Helper()
-	cmd := w.command("apply", "-f", file, "--binary-dir", w.programs, "-o", "json")
+	cmd := w.command("apply", "--yes", "-f", file, "--binary-dir", w.programs, "-o", "json")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()

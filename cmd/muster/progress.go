@@ -75,6 +75,52 @@ func (r *plainReporter) Report(e step.Event) {
 
 func (*plainReporter) stop(bool) {}
 
+// quietReporter tells only what is wrong.
+type quietReporter struct{ plainReporter }
+
+func (r *quietReporter) Report(e step.Event) {
+	if e.Kind == step.Warning || e.Kind == step.Failed {
+		r.plainReporter.Report(e)
+	}
+}
+
+// lateReporter is quiet until resume, for as long as there may be questions,
+// and then what begin returns.
+type lateReporter struct {
+	quietReporter
+	begin func() reporter
+	mu    sync.Mutex
+	now   reporter
+}
+
+// newLateReporter is newReporter for an operation that may ask: a live display
+// begins only with resume.
+func (a *app) newLateReporter(hosts []string) (r reporter, resume func()) {
+	if a.wantsJSON() || !a.terminal() {
+		return a.newReporter(hosts), func() {}
+	}
+	late := &lateReporter{quietReporter: quietReporter{plainReporter{out: a.err}}, begin: func() reporter { return a.newReporter(hosts) }}
+	return late, late.resume
+}
+
+func (r *lateReporter) resume() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now = r.begin()
+}
+
+func (r *lateReporter) current() reporter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == nil {
+		return &r.quietReporter
+	}
+	return r.now
+}
+
+func (r *lateReporter) Report(e step.Event) { r.current().Report(e) }
+func (r *lateReporter) stop(ok bool)        { r.current().stop(ok) }
+
 // allHosts stands for the host in what concerns the cluster as a whole.
 const allHosts = "cluster"
 

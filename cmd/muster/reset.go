@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,14 +87,7 @@ func (a *app) confirmRemoval(ctx context.Context, hosts []string, removal map[st
 	}
 	fmt.Fprintln(a.err, "this will be removed:")
 	fmt.Fprint(a.err, removalText(hosts, removal))
-	fmt.Fprint(a.err, "go on? [y/N] ")
-	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(a.in).ReadString('\n') })
-	if err != nil {
-		fmt.Fprintln(a.err)
-		return false, fmt.Errorf("read the answer: %w", err)
-	}
-	text = strings.ToLower(strings.TrimSpace(text))
-	return text == "y" || text == "yes", nil
+	return a.askYes(ctx, "go on? [y/N] ")
 }
 
 // removalText lists what is removed from which hosts, in the order of hosts.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -22,9 +23,17 @@ func run(ctx context.Context, args []string, std streams) int {
 	defer a.close()
 	root := newRootCommand(a)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	if errors.Is(err, errDrift) {
+		a.events.end(nil)
+		return exitDrift
+	}
 	a.events.end(err)
-	return a.report(err)
+	code := a.report(err)
+	if code == exitUsage && cmd.Name() == planName { // whose 2 means something else
+		code = exitFailed
+	}
+	return code
 }
 
 // subcommands lists the constructor of every subcommand, in the order of the
@@ -33,6 +42,7 @@ func subcommands() []func(*app) *cobra.Command {
 	return []func(*app) *cobra.Command{
 		newInitCommand,
 		newValidateCommand,
+		newPlanCommand,
 		newApplyCommand,
 		newStatusCommand,
 		newDoctorCommand,
@@ -60,7 +70,7 @@ it, and calls the roll: it is done when every member answers.
   muster init root@10.240.0.10 root@10.240.0.11 root@10.240.0.12
   muster apply
 
-exit codes: 0 ok, 1 failed, 2 usage or invalid inventory`,
+exit codes: 0 ok, 1 failed, 2 usage or invalid inventory; plan: 2 changes to make`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.start(cmd.CommandPath()) },

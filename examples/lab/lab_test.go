@@ -73,7 +73,7 @@ func bastion(t *testing.T, h *hosts) {
 
 func apply(t *testing.T, h *hosts) {
 	began := time.Now()
-	out, err := h.muster(5*time.Minute, "apply")
+	out, err := h.muster(5*time.Minute, "apply", "--yes")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func apply(t *testing.T, h *hosts) {
 
 func applyAgain(t *testing.T, h *hosts) {
 	began := time.Now()
-	out, err := h.muster(time.Minute, "apply")
+	out, err := h.muster(time.Minute, "apply", "--yes")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func reset(t *testing.T, h *hosts) {
 			}
 		}
 	}
-	if _, err := h.muster(5*time.Minute, "apply"); err != nil {
+	if _, err := h.muster(5*time.Minute, "apply", "--yes"); err != nil {
 		t.Fatal(err)
 	}
 	out, err := h.etcdctl("", h.endpoints(), "get", "kept", "--print-value-only")

@@ -42,9 +42,38 @@ const (
 // inventory. The bundle must hold the certificates that Certificates asks
 // for.
 func For(cluster *inventory.Cluster, bundle pki.Bundle) ([]Host, error) {
+	return ForMembers(cluster, bundle, nil)
+}
+
+// Bootstrap is what a member is told about its cluster for the time when it
+// has no data. Afterwards it means nothing to the server, as in etcd, and a
+// host keeps what it was once given: a member that joins changes no other.
+type Bootstrap struct {
+	// InitialCluster lists NAME=PEER-URL with commas between.
+	InitialCluster string
+	// State is "new" for a founding member and "existing" for one that joins.
+	State string
+}
+
+// Founding is the Bootstrap of a cluster that the whole inventory founds.
+func Founding(cluster *inventory.Cluster) Bootstrap {
+	members := make([]string, 0, len(cluster.Hosts))
+	for _, m := range cluster.Hosts {
+		members = append(members, m.Name+"="+m.PeerURL())
+	}
+	return Bootstrap{InitialCluster: strings.Join(members, ","), State: "new"}
+}
+
+// ForMembers is For with the Bootstrap of hosts, by name, that have another
+// one than Founding.
+func ForMembers(cluster *inventory.Cluster, bundle pki.Bundle, known map[string]Bootstrap) ([]Host, error) {
 	hosts := make([]Host, 0, len(cluster.Hosts))
 	for _, h := range cluster.Hosts {
-		want, err := hostFor(cluster, h, bundle)
+		bootstrap, ok := known[h.Name]
+		if !ok {
+			bootstrap = Founding(cluster)
+		}
+		want, err := hostFor(cluster, h, bundle, bootstrap)
 		if err != nil {
 			return nil, fmt.Errorf("work out what %s should have: %w", h.Name, err)
 		}
@@ -68,7 +97,7 @@ func Certificates(cluster *inventory.Cluster) pki.Spec {
 	return spec
 }
 
-func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle) (Host, error) {
+func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, bootstrap Bootstrap) (Host, error) {
 	pairs, ok := bundle.Hosts[h.Name]
 	if !ok {
 		return Host{}, errors.New("there are no certificates for it")
@@ -79,7 +108,7 @@ func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle) (H
 		User:    account,
 		Group:   account,
 		DataDir: h.Server.DataDir,
-		Args:    arguments(cluster, h),
+		Args:    arguments(cluster, h, bootstrap),
 	}.Render()
 	if err != nil {
 		return Host{}, err
@@ -147,11 +176,7 @@ func restartOn(files []File) []string {
 // arguments returns the server's command line. What muster decides comes
 // first, in the order of etcd's documentation; the inventory's own flags
 // follow by name.
-func arguments(cluster *inventory.Cluster, h inventory.Host) []templates.Argument {
-	members := make([]string, 0, len(cluster.Hosts))
-	for _, m := range cluster.Hosts {
-		members = append(members, m.Name+"="+m.PeerURL())
-	}
+func arguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootstrap) []templates.Argument {
 	in := func(file string) string { return path.Join(pkiDir, file) }
 	args := []templates.Argument{
 		{Flag: "name", Value: h.Name},
@@ -160,9 +185,9 @@ func arguments(cluster *inventory.Cluster, h inventory.Host) []templates.Argumen
 		{Flag: "advertise-client-urls", Value: h.ClientURL()},
 		{Flag: "listen-peer-urls", Value: h.PeerListenURL()},
 		{Flag: "initial-advertise-peer-urls", Value: h.PeerURL()},
-		{Flag: "initial-cluster", Value: strings.Join(members, ",")},
+		{Flag: "initial-cluster", Value: bootstrap.InitialCluster},
 		{Flag: "initial-cluster-token", Value: cluster.Token},
-		{Flag: "initial-cluster-state", Value: "new"},
+		{Flag: "initial-cluster-state", Value: bootstrap.State},
 		{Flag: "cert-file", Value: in("server.crt")},
 		{Flag: "key-file", Value: in("server.key")},
 		{Flag: "client-cert-auth"},

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"muster/pki"
 )
@@ -47,6 +48,11 @@ func Connect(clientURL string, config *tls.Config, dial Dial) (*clientv3.Client,
 		// once; the caller decides.
 		MaxUnaryRetries: 1,
 		DialOptions: []grpc.DialOption{
+			// A member that restarts is back within a second or so.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
+				MinConnectTimeout: 5 * time.Second,
+			}),
 			grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 				return dial(ctx, "tcp", address)
 			}),

@@ -53,6 +53,7 @@ func TestCallRoll(t *testing.T) {
 		{name: "renamed", views: change("a", func(v *View) { v.Members[1].Name = "c" }), want: "a lists c with peer URL https://10.0.0.2:2380, not b"},
 		{name: "moved", views: change("a", func(v *View) { v.Members[1].PeerURLs[0] = "https://10.0.0.9:2380" }), want: "a lists b with peer URL https://10.0.0.9:2380, not b with https://10.0.0.2:2380"},
 		{name: "other client URL", views: change("a", func(v *View) { v.Members[1].ClientURLs = nil }), want: `a lists b with client URL "", not https://10.0.0.2:2379`},
+		{name: "learner", views: change("b", func(v *View) { v.Learner, v.Members = true, nil }), want: "b is a learner"},
 		{name: "one too many", views: change("a", func(v *View) { v.Members = append(v.Members, &etcdserverpb.Member{Name: "x"}) }), want: "a lists 3 members, not 2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -76,6 +76,9 @@ func Preflight(ctx context.Context, r *Run) error {
 	if len(found.Problems) > 0 {
 		return found
 	}
+	if _, err := r.roster.members.Moves(r.wanted()); err != nil {
+		return err
+	}
 	return findPrograms(ctx, r)
 }
 
@@ -86,7 +89,6 @@ func examine(r *Run, hosts []*Host) (*PreflightError, error) {
 	if err != nil {
 		return nil, err
 	}
-	verified := verifiedHost(r)
 	for _, h := range hosts {
 		e := examination{Host: h, found: found}
 		e.machine()
@@ -94,7 +96,7 @@ func examine(r *Run, hosts []*Host) (*PreflightError, error) {
 		e.clock(hosts)
 		if h.Remote.Privilege().Problem == "" { // else the facts about these are not all there
 			e.ports()
-			e.data(verified)
+			e.data()
 			e.record(r.Cluster.PKI.Dir, trusted)
 			e.restoring()
 		}
@@ -264,8 +266,9 @@ func verifiedHost(r *Run) *Host {
 
 // data refuses whatever would found a second cluster beside the one that
 // exists, or give data to a cluster it does not belong to.
-func (e examination) data(verified *Host) {
-	f, dir := e.Facts, e.Want.Member.DataDir
+func (e examination) data() {
+	f, dir, members := e.Facts, e.Want.Member.DataDir, e.run.roster.members
+	l, listed := members.Find(e.Want.Member)
 	noData := f.Data == observed.DataAbsent || f.Data == observed.DataEmpty
 	switch {
 	case f.Data == observed.DataLink:
@@ -273,9 +276,11 @@ func (e examination) data(verified *Host) {
 	case f.Data == observed.DataFilled && f.Record == (observed.Record{}):
 		e.problem("%s holds data and nothing says whose; if nobody needs it, move it away, or name another dataDir", dir)
 	case noData && f.Record.ClusterID != "":
-		e.problem("%s is %s, but this host was member %s of cluster %s: its data is lost; starting it would found a second cluster. Bring the directory back, or, if the whole cluster may be lost, run muster reset --data", dir, f.Data, f.Record.MemberID, f.Record.ClusterID)
-	case noData && verified != nil:
-		e.problem("the cluster runs already (%s is a member of %s) and this host is not in it; members cannot be added by apply, take it out of the inventory", verified.Name, verified.Facts.Record.ClusterID)
+		e.problem("%s is %s, but this host was member %s of cluster %s: its data is lost; starting it would found a second cluster. Bring the directory back, or let the member begin anew with the data of the others: muster replace %s", dir, f.Data, f.Record.MemberID, f.Record.ClusterID, e.Name)
+	case noData && !f.Unit.Running() && listed && len(l.ClientURLs) > 0:
+		e.problem("the cluster has a member %s (%x) and this host has no data: if it is to take that member's place, run muster replace %[1]s", e.Name, l.ID)
+	case f.Data == observed.DataFilled && f.Record.MemberID != "" && len(members) > 0 && !listed:
+		e.problem("%s holds the data of member %s, which was removed from the cluster; if nobody needs it, move the directory away and remove %s, and apply adds the host anew", dir, f.Record.MemberID, observed.RecordPath)
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 )
 
 const (
+	// readyPath asks a member whether it serves. That a learner has no vote is
+	// no reason to wait.
+	readyPath = "/readyz?exclude=non_learner"
 	// readyPoll is the time between two questions to one member.
 	readyPoll = 100 * time.Millisecond
 	// unitPoll is the time between two looks at a unit that is not ready.
@@ -23,10 +26,13 @@ const (
 	crashLimit = 3
 )
 
-// AwaitReady waits until every member says that it is ready. A member that
-// keeps crashing ends the wait at once.
+// AwaitReady waits until every member says that it is ready, but for those that
+// have yet to join. A member that keeps crashing ends the wait at once.
 func AwaitReady(ctx context.Context, r *Run) error {
 	return r.forAll(func(h *Host) *Error {
+		if h.joins {
+			return nil
+		}
 		if err := awaitReady(ctx, h); err != nil {
 			return &Error{Step: h.step, Host: h.Name, Err: err}
 		}
@@ -76,7 +82,7 @@ func httpClient(h *Host) *http.Client {
 
 // ready asks a member once whether it is ready to serve.
 func ready(ctx context.Context, client *http.Client, metricsURL string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+"/readyz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+readyPath, nil)
 	if err != nil {
 		return err
 	}

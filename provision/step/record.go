@@ -20,13 +20,18 @@ func Remember(ctx context.Context, h *Host) error {
 	if err != nil {
 		return err
 	}
-	want := h.Facts.Record // keeps the IDs
-	want.Cluster, want.Token = h.run.Cluster.Name, h.run.Cluster.Token
-	want.Member, want.DataDir, want.CA = h.Name, h.Want.Member.DataDir, ca[0]
-	return writeRecord(ctx, h, want, "recorded the cluster in "+observed.RecordPath)
+	return writeRecord(ctx, h, h.record(ca[0]), "recorded the cluster in "+observed.RecordPath)
 }
 
-// RememberIDs adds the IDs of a verified cluster to the records.
+// record is what the host should remember. It keeps the IDs it knows.
+func (h *Host) record(ca string) observed.Record {
+	want := h.Facts.Record
+	want.Cluster, want.Token = h.run.Cluster.Name, h.run.Cluster.Token
+	want.Member, want.DataDir, want.CA = h.Name, h.Want.Member.DataDir, ca
+	return want
+}
+
+// rememberIDs adds the IDs of a verified cluster to the records.
 func rememberIDs(ctx context.Context, h *Host, clusterID, memberID uint64) error {
 	want := h.Facts.Record
 	want.ClusterID, want.MemberID = fmt.Sprintf("%x", clusterID), fmt.Sprintf("%x", memberID)

@@ -58,14 +58,7 @@ func (r *Run) adopt(bundle pki.Bundle, made []pki.Change) error {
 		r.change("certificates", fmt.Sprintf("made %s (%s)", m.Path, m.Reason))
 	}
 	r.Bundle = bundle
-	want, err := desired.For(r.Cluster, bundle)
-	if err != nil {
-		return err
-	}
-	for i, h := range r.Hosts {
-		h.Want = want[i]
-	}
-	return nil
+	return r.outfit()
 }
 
 // RollCertificates installs the certificates of one host after the other. The

@@ -13,6 +13,7 @@ import (
 	"muster/provision/inventory"
 	"muster/provision/member"
 	"muster/provision/observed"
+	"muster/provision/plan"
 	"muster/provision/remote"
 )
 
@@ -31,6 +32,8 @@ type Run struct {
 	PKI       *pki.Store
 	Bundle    pki.Bundle
 	Rotation  pki.Rotation // of the CA, where an operation has one
+	// Plan is what is to be done, once that is known.
+	Plan *plan.Plan
 	// Views is what the members said when they were verified, by name.
 	Views map[string]member.View
 
@@ -43,8 +46,13 @@ type Run struct {
 	// ReadyTimeout bounds the wait for a member, or the cluster, to be ready.
 	ReadyTimeout time.Duration
 
-	changes atomic.Int64
-	hooks   hookState
+	changes    atomic.Int64
+	approved   *plan.Plan
+	toMake     []pki.Change // certificates that are not there yet
+	roster     roster
+	saved      bool                         // a snapshot precedes the changes
+	bootstraps map[string]desired.Bootstrap // by host, where they are not Founding
+	hooks      hookState
 }
 
 // Host is one controller during a run.
@@ -61,8 +69,11 @@ type Host struct {
 	lock *heldLock
 	// restart says that the running member does not use what is installed.
 	restart bool
-	step    string // the one at work, for events
-	hooks   hostHooks
+	// joins says that the member is added to a cluster that runs, rolls that
+	// it runs well and has to be restarted.
+	joins, rolls bool
+	step         string // the one at work, for events
+	hooks        hostHooks
 }
 
 // AddHosts makes a Host of each controller.

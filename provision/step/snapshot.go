@@ -86,6 +86,9 @@ func candidates(ctx context.Context, r *Run) []*Host {
 func (h *Host) status(ctx context.Context) (*clientv3.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if !knock(ctx, h, h.Want.Member.ClientURL) {
+		return nil, errors.New("nobody listens there")
+	}
 	client, err := h.client()
 	if err != nil {
 		return nil, err

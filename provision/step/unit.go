@@ -10,7 +10,12 @@ import (
 // it, and lets systemd start the member at boot. It runs after everything the
 // unit needs is in place: a host that reboots half-way starts nothing that is
 // not whole.
+//
+// A member that joins waits for its unit until it is known whom it joins.
 func InstallUnit(ctx context.Context, h *Host) error {
+	if h.joins {
+		return nil
+	}
 	unit := h.unit()
 	reload := h.Facts.Unit.NeedsReload
 	for _, f := range h.Want.Files {

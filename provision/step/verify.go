@@ -3,12 +3,8 @@ package step
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"muster/provision/member"
 )
@@ -28,22 +24,12 @@ const (
 // cluster, its members and its one leader, and what is written through one
 // member is read linearizably from every one.
 func Verify(ctx context.Context, r *Run) error {
-	config, err := member.TLS(r.Bundle.CA, r.Bundle.HealthcheckClient)
+	c, err := converse(r)
 	if err != nil {
 		return err
 	}
-	c := &rollCall{Run: r}
 	defer c.close()
-	for _, h := range r.Hosts {
-		client, err := member.Connect(h.Want.Member.ClientURL, config, h.Remote.DialContext)
-		if err != nil {
-			return &hostError{h.Name, err}
-		}
-		c.clients = append(c.clients, client)
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.ReadyTimeout)
-	defer cancel()
-	views, err := c.untilVerified(ctx)
+	views, err := c.verify(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,80 +46,43 @@ func Verify(ctx context.Context, r *Run) error {
 	})
 }
 
-// rollCall asks the members of a run, each through its own client.
-type rollCall struct {
-	*Run
-	clients []*clientv3.Client // in the order of Hosts
-}
-
-func (c *rollCall) close() {
-	for _, client := range c.clients {
-		_ = client.Close() // nothing is lost
-	}
-}
-
-// untilVerified asks all members until they agree and serve, or the context
-// ends. An election in between disturbs both for a moment.
-func (c *rollCall) untilVerified(ctx context.Context) (map[string]member.View, error) {
+// verify asks all members until they agree and serve. An election in between
+// disturbs both for a moment.
+func (c *conversation) verify(ctx context.Context) (views map[string]member.View, err error) {
 	expected := c.Expected()
 	key := verifyPrefix + rand.Text()
-	tick := time.NewTicker(verifyPoll)
-	defer tick.Stop()
-	for {
-		views, err := c.lookAtAll(ctx)
-		if err == nil {
-			err = member.CallRoll(expected, views)
+	err = c.until(ctx, "", func(ctx context.Context) error {
+		if views, err = c.look(ctx, c.Hosts); err != nil {
+			return err
 		}
-		if err == nil {
-			err = c.writeAndRead(ctx, key)
+		if err := member.CallRoll(expected, views); err != nil {
+			return err
 		}
-		if err == nil {
-			return views, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (after %v); see muster status", err, c.ReadyTimeout)
-		case <-tick.C:
-		}
-	}
-}
-
-func (c *rollCall) lookAtAll(ctx context.Context) (map[string]member.View, error) {
-	var mu sync.Mutex
-	views := map[string]member.View{}
-	errs := make([]error, len(c.clients))
-	var wg sync.WaitGroup
-	for i, h := range c.Hosts {
-		wg.Go(func() {
-			call, cancel := context.WithTimeout(ctx, callTimeout)
-			defer cancel()
-			v, err := member.Look(call, c.clients[i])
-			if err != nil {
-				errs[i] = &hostError{h.Name, fmt.Errorf("%s: %w", h.Name, err)}
-				return
-			}
-			mu.Lock()
-			views[h.Name] = v
-			mu.Unlock()
-		})
-	}
-	wg.Wait()
-	return views, errors.Join(errs...)
+		return c.writeAndRead(ctx, key)
+	})
+	return views, err
 }
 
 // writeAndRead proves that the cluster takes a write and that every member
 // returns it.
-func (c *rollCall) writeAndRead(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	value := rand.Text()
-	put, err := c.clients[0].Put(ctx, key, value)
+func (c *conversation) writeAndRead(ctx context.Context, key string) error {
+	first := c.Hosts[0]
+	client, err := c.client(first, first.Want.Member.ClientURL)
 	if err != nil {
-		return &hostError{c.Hosts[0].Name, fmt.Errorf("%s: write the key %s: %w", c.Hosts[0].Name, key, err)}
+		return err
 	}
-	for i, client := range c.clients {
-		name := c.Hosts[i].Name
-		got, err := client.Get(ctx, key)
+	value := rand.Text()
+	put, err := client.Put(ctx, key, value)
+	if err != nil {
+		return &hostError{first.Name, fmt.Errorf("%s: write the key %s: %w", first.Name, key, err)}
+	}
+	for _, h := range c.Hosts {
+		name := h.Name
+		reader, err := c.client(h, h.Want.Member.ClientURL)
+		if err != nil {
+			return err
+		}
+		got, err := reader.Get(ctx, key)
 		if err != nil {
 			return &hostError{name, fmt.Errorf("%s: read the key %s: %w", name, key, err)}
 		}
@@ -141,8 +90,8 @@ func (c *rollCall) writeAndRead(ctx context.Context, key string) error {
 			return &hostError{name, fmt.Errorf("%s: the key %s, written at revision %d, was not read back: %v", name, key, put.Header.Revision, got.Kvs)}
 		}
 	}
-	if _, err := c.clients[0].Delete(ctx, key); err != nil {
-		return &hostError{c.Hosts[0].Name, fmt.Errorf("%s: delete the key %s: %w", c.Hosts[0].Name, key, err)}
+	if _, err := client.Delete(ctx, key); err != nil {
+		return &hostError{first.Name, fmt.Errorf("%s: delete the key %s: %w", first.Name, key, err)}
 	}
 	return nil
 }

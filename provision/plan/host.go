@@ -1,0 +1,235 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+
+	"muster/provision/desired"
+	"muster/provision/observed"
+)
+
+// Host is one host as it should be and as it is.
+type Host struct {
+	Want desired.Host
+	Have observed.Facts
+	// Programs are those to install, by their path on the host.
+	Programs map[string]Content
+	// Record is what the host should remember. Its CA is empty when the CA has
+	// yet to be made, its IDs when the cluster has yet to be founded or asked.
+	Record observed.Record
+	// Joins says that the member is added to a cluster that runs.
+	Joins bool
+}
+
+// Content is a program without its bytes.
+type Content struct {
+	SHA256 string
+	Size   int64 // bytes
+}
+
+// Compare returns the changes that make a host what it should be.
+func (h Host) Compare() []Change {
+	c := &comparison{Host: h}
+	c.account()
+	c.directories()
+	c.programs()
+	c.links()
+	c.files()
+	c.record()
+	c.unit()
+	c.service()
+	c.identity()
+	return c.changes
+}
+
+// Restarts says whether changes restart a member.
+func Restarts(changes []Change) bool {
+	return slices.ContainsFunc(changes, func(c Change) bool { return c.Kind == Service && c.Action == Restart })
+}
+
+type comparison struct {
+	Host
+	changes []Change
+	stale   bool // the running member does not use what is installed
+}
+
+func (c *comparison) add(action Action, kind Kind, name string, details ...string) {
+	c.changes = append(c.changes, Change{Host: c.Want.Name, Action: action, Kind: kind, Name: name, Details: details})
+}
+
+func (c *comparison) account() {
+	if !c.Have.HasGroup {
+		c.add(Create, Account, "group "+c.Want.Account.Group)
+	}
+	if !c.Have.HasUser {
+		c.add(Create, Account, "user "+c.Want.Account.User)
+	}
+}
+
+func (c *comparison) directories() {
+	for _, d := range c.Want.Directories {
+		have, exists := c.Have.Files[d.Path]
+		switch {
+		case !exists:
+			c.add(Create, Directory, d.Path)
+		case have.Type != "directory":
+			c.add(Update, Directory, d.Path, arrow("type", have.Type, "directory"))
+		default:
+			if details := attributes(have, d.Mode, d.Owner, d.Group); len(details) > 0 {
+				c.add(Update, Directory, d.Path, details...)
+			}
+		}
+	}
+}
+
+func attributes(have observed.FileFact, mode fs.FileMode, owner, group string) []string {
+	var details []string
+	if have.Mode != mode.Perm() {
+		details = append(details, arrow("mode", fmt.Sprintf("%04o", have.Mode), fmt.Sprintf("%04o", mode.Perm())))
+	}
+	if have.Owner != owner || have.Group != group {
+		details = append(details, arrow("owner", have.Owner+":"+have.Group, owner+":"+group))
+	}
+	return details
+}
+
+func (c *comparison) programs() {
+	for _, b := range c.Want.Binaries {
+		have, exists := c.Have.Files[b.Path]
+		want := c.Programs[b.Path]
+		switch {
+		case !exists:
+			c.add(Create, Program, b.Path, fmt.Sprintf("sha256: %.12s, %.1f MiB", want.SHA256, float64(want.Size)/(1<<20)))
+		case have.SHA256 != want.SHA256:
+			c.add(Update, Program, b.Path, fmt.Sprintf("sha256: %.12s -> %.12s", have.SHA256, want.SHA256))
+		default:
+			c.attributes(Program, b.Path, have, b.Mode, b.Owner, b.Group)
+			continue
+		}
+		c.changed(b.Path)
+	}
+}
+
+func (c *comparison) attributes(kind Kind, path string, have observed.FileFact, mode fs.FileMode, owner, group string) {
+	if details := attributes(have, mode, owner, group); len(details) > 0 {
+		c.add(Update, kind, path, details...)
+	}
+}
+
+// changed notes that the content at a path changes.
+func (c *comparison) changed(path string) {
+	if slices.Contains(c.Want.Units[0].RestartOn, path) {
+		c.stale = true
+	}
+}
+
+func (c *comparison) links() {
+	for _, l := range c.Want.Links {
+		have, exists := c.Have.Files[l.Path]
+		switch {
+		case !exists:
+			c.add(Create, Link, l.Path, "to "+l.Target)
+		case have.Target != l.Target:
+			c.add(Note, Link, l.Path, "it exists and is not muster's; it is left alone")
+		}
+	}
+}
+
+func (c *comparison) files() {
+	for _, f := range c.Want.Files {
+		if f.Path != c.Want.Units[0].Path {
+			c.file(f)
+		}
+	}
+}
+
+func (c *comparison) file(f desired.File) {
+	have, exists := c.Have.Files[f.Path]
+	kind := kindOf(f)
+	sum := sha256.Sum256(f.Content)
+	switch {
+	case !exists:
+		c.add(Create, kind, f.Path, contentDetails(kind, f, "")...)
+	case len(f.Content) == 0 || have.SHA256 != hex.EncodeToString(sum[:]):
+		c.add(Update, kind, f.Path, append(contentDetails(kind, f, have.Text), attributes(have, f.Mode, f.Owner, f.Group)...)...)
+	default:
+		c.attributes(kind, f.Path, have, f.Mode, f.Owner, f.Group)
+		return
+	}
+	c.changed(f.Path)
+}
+
+func kindOf(f desired.File) Kind {
+	switch path.Ext(f.Path) {
+	case ".crt":
+		return Certificate
+	case ".service", ".timer":
+		return Unit
+	}
+	return File
+}
+
+func contentDetails(kind Kind, f desired.File, have string) []string {
+	switch {
+	case f.Secret:
+		return nil // that it differs is all there is to say
+	case kind == Certificate:
+		return certificateDetails(have, string(f.Content))
+	case kind == Unit && have != "":
+		return unitDetails(have, string(f.Content))
+	}
+	return nil
+}
+
+func (c *comparison) record() {
+	have, want := c.Have.Record, c.Record
+	want.ClusterID, want.MemberID = have.ClusterID, have.MemberID
+	switch {
+	case have == (observed.Record{}):
+		c.add(Create, Record, observed.RecordPath, fmt.Sprintf("member %s of cluster %s", want.Member, want.Cluster))
+	case have != want:
+		c.add(Update, Record, observed.RecordPath)
+	}
+}
+
+func (c *comparison) unit() {
+	unit := c.Want.Units[0]
+	for _, f := range c.Want.Files {
+		if f.Path == unit.Path {
+			c.file(f)
+		}
+	}
+	if unit.Enabled && !c.Have.Unit.Enabled {
+		c.add(Update, Unit, unit.Name, "starts at boot: no -> yes")
+	}
+}
+
+func (c *comparison) service() {
+	name := c.Want.Units[0].Name
+	switch {
+	case !c.Have.Unit.Running():
+		var details []string
+		if c.Joins {
+			details = []string{"it joins the cluster that runs"}
+		}
+		c.add(Start, Service, name, details...)
+	case c.stale || c.Have.RestartPending:
+		c.add(Restart, Service, name)
+	}
+}
+
+// identity is what is recorded when the cluster has been verified.
+func (c *comparison) identity() {
+	have := c.Have.Record
+	known := c.Record.ClusterID != "" && c.Record.MemberID != ""
+	switch {
+	case have.ClusterID == "" || have.MemberID == "":
+		c.add(Update, Record, observed.RecordPath, "with the IDs of the cluster and the member")
+	case known && (have.ClusterID != c.Record.ClusterID || have.MemberID != c.Record.MemberID):
+		c.add(Update, Record, observed.RecordPath, arrow("member ID", have.MemberID, c.Record.MemberID))
+	}
+}
