@@ -92,7 +92,7 @@ func (c certs) print(check *provision.CertificateCheck) {
 	t := table.NewWriter()
 	t.SetStyle(table.Style{Box: table.BoxStyle{PaddingRight: "  "}, Format: table.FormatOptions{Header: 0}})
 	t.SetColumnConfigs([]table.ColumnConfig{{Name: "DAYS", Align: text.AlignRight, AlignHeader: text.AlignRight}})
-	t.AppendHeader(table.Row{"ROLE", "HOST", "SUBJECT", "ISSUER", "EXPIRES", "DAYS", "WHERE", "STATE", "NAMES"})
+	t.AppendHeader(table.Row{"ROLE", "HOST", "SERIAL", "SUBJECT", "ISSUER", "EXPIRES", "DAYS", "WHERE", "STATE", "NAMES"})
 	for _, group := range grouped(check.Certificates) {
 		first := group[0]
 		expires, days := "-", "-"
@@ -103,7 +103,7 @@ func (c certs) print(check *provision.CertificateCheck) {
 		if slices.ContainsFunc(group, func(one provision.FoundCertificate) bool { return len(one.Problems) > 0 }) {
 			state = "see below"
 		}
-		t.AppendRow(table.Row{string(first.Role), orDash(first.Host), orDash(first.Subject), orDash(first.Issuer), expires, days, places(group), state, orDash(strings.Join(first.SANs, " "))})
+		t.AppendRow(table.Row{string(first.Role), orDash(first.Host), orDash(fmt.Sprintf("%.8s", first.Serial)), orDash(first.Subject), orDash(first.Issuer), expires, days, places(group), state, orDash(strings.Join(first.SANs, " "))})
 	}
 	for _, line := range strings.Split(t.Render(), "\n") {
 		fmt.Fprintln(c.out, strings.TrimRight(line, " "))

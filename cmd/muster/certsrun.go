@@ -30,7 +30,7 @@ const (
 	identityVariable      = "MUSTER_CA_IDENTITY"
 )
 
-// caKeys says how to open the CA's key.
+// caKeys says how to open the CA's key. A passphrase is asked for once.
 func (a *app) caKeys(ctx context.Context) pki.Keys {
 	keys := pki.Keys{IdentityFile: a.caIdentity}
 	if keys.IdentityFile == "" {
@@ -39,7 +39,13 @@ func (a *app) caKeys(ctx context.Context) pki.Keys {
 	if given := os.Getenv(passphraseVariable); given != "" {
 		keys.Passphrase = func(string) ([]byte, error) { return []byte(given), nil }
 	} else if a.canPrompt() {
-		keys.Passphrase = func(question string) ([]byte, error) { return a.askSecret(ctx, question) }
+		var typed []byte
+		keys.Passphrase = func(question string) (_ []byte, err error) {
+			if typed == nil {
+				typed, err = a.askSecret(ctx, question)
+			}
+			return typed, err
+		}
 	}
 	return keys
 }
@@ -187,9 +193,11 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 	if until == "" && !flags.yes {
 		stops = []pki.Phase{pki.Trusting, pki.Issuing, ""}
 	}
+	options := c.options(ctx, flags, nil)
 	for _, stop := range stops {
 		r := c.newReporter(hostNames(cluster))
-		report, err := provision.RotateCA(ctx, cluster, c.options(ctx, flags, r), stop)
+		options.Reporter = c.reporter(r)
+		report, err := provision.RotateCA(ctx, cluster, options, stop)
 		r.stop(err == nil)
 		if err := c.done(cluster, report, err); err != nil {
 			return err
