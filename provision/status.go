@@ -65,12 +65,17 @@ func GetStatus(ctx context.Context, cluster *inventory.Cluster, o Options) (*Sta
 	}
 	defer finish(r)
 	status := survey(ctx, r)
-	for i, err := range unreachable {
+	status.unreached(unreachable)
+	return &status, nil
+}
+
+// unreached says of whom the hosts are out of reach, and why.
+func (s *Status) unreached(errs []error) {
+	for i, err := range errs {
 		if err != nil {
-			status.Members[i].Problem = "host not reached: " + err.Error()
+			s.Members[i].Problem = "host not reached: " + err.Error()
 		}
 	}
-	return &status, nil
 }
 
 // survey asks every member whose host is connected.

@@ -28,6 +28,7 @@ const (
 
 	outputText = "text"
 	outputJSON = "json"
+	outputHTML = "html" // of status only
 )
 
 // app is what the subcommands share: the streams, the common flags and what
@@ -61,6 +62,7 @@ func (a *app) start(command string) error {
 	switch {
 	case a.json:
 		a.output = outputJSON
+	case a.output == outputHTML && command == "muster status":
 	case a.output != outputText && a.output != outputJSON:
 		return fmt.Errorf("--output is %q; write text or json", a.output)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"muster/provision"
 )
@@ -20,15 +22,28 @@ import (
 var errUnhealthy = errors.New("the cluster is not healthy")
 
 func newStatusCommand(a *app) *cobra.Command {
+	var watch bool
+	var interval time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "ask every member how it is",
 		Long: `status asks every member of the inventory, through its host, and prints a line
 for each one. It changes nothing. A host that is down is reported like any other
-problem. The exit code is 1 unless every member is healthy.`,
+problem. The exit code is 1 unless every member is healthy.
+
+With --watch it asks again and again until it is interrupted. With -o html it
+writes one page for a browser, with the certificates and the backups beside the
+members, that needs no other file and can be sent to somebody.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watch {
+				return a.watchStatus(cmd.Context(), interval)
+			}
+			return a.status(cmd.Context())
+		},
 	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "ask again and again")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "with --watch, the time between two times")
 	return cmd
 }
 
@@ -41,21 +56,64 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.wantsJSON() {
+	switch a.output {
+	case outputHTML:
+		err = a.writePage(ctx, cluster, status)
+	case outputJSON:
 		enc := json.NewEncoder(a.out)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(status); err != nil {
-			return err
-		}
-	} else {
+		err = enc.Encode(status)
+	default:
 		fmt.Fprintf(a.out, "cluster %s (%s)\n\n", status.Cluster, orDash(status.ClusterID))
 		a.printMembers(*status)
+	}
+	if err != nil {
+		return err
 	}
 	if !status.Healthy {
 		return errUnhealthy
 	}
 	return nil
 }
+
+// clearScreen moves to the upper left corner and clears what is below.
+const clearScreen = "\x1b[H\x1b[J"
+
+// watchStatus shows the status until it is interrupted: on a terminal always in
+// the same place, elsewhere one below the other, as JSON one a line.
+func (a *app) watchStatus(ctx context.Context, interval time.Duration) error {
+	switch {
+	case a.output == outputHTML:
+		return &usageError{errors.New("a page does not change: -o html and --watch exclude each other"), "leave one of them out"}
+	case interval < minInterval:
+		return &usageError{fmt.Errorf("--interval is %v", interval), fmt.Sprintf("write %v or more", minInterval)}
+	}
+	cluster, err := a.loadInventory()
+	if err != nil {
+		return err
+	}
+	file, ok := a.out.(*os.File)
+	inPlace := ok && term.IsTerminal(int(file.Fd())) //nolint:gosec // a descriptor fits an int
+	return provision.WatchStatus(ctx, cluster, a.options(ctx, operationFlags{}, nil), interval, func(s *provision.Status) error {
+		now := time.Now()
+		if a.wantsJSON() {
+			return json.NewEncoder(a.out).Encode(struct {
+				Time time.Time `json:"time"`
+				provision.Status
+			}{now, *s})
+		}
+		if inPlace {
+			fmt.Fprint(a.out, clearScreen)
+		}
+		_, err := fmt.Fprintf(a.out, "cluster %s (%s) at %s\n\n", s.Cluster, orDash(s.ClusterID), now.Format(time.TimeOnly))
+		a.printMembers(*s)
+		fmt.Fprintln(a.out)
+		return err
+	})
+}
+
+// minInterval keeps a watch from being a load.
+const minInterval = 100 * time.Millisecond
 
 // printMembers prints one line for each member, and the problems below.
 func (a *app) printMembers(s provision.Status) {

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 
 	"muster/provision/inventory"
 	"muster/provision/remote"
@@ -9,15 +10,27 @@ import (
 
 // Connect opens the one connection to the host that all later steps use.
 func Connect(ctx context.Context, h *Host) error {
-	if err := h.run.hook(ctx, before+"connect", h); err != nil {
-		return err
-	}
-	conn, err := h.run.Dialer.Dial(ctx, target(h.Host))
+	conn, err := h.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	h.Remote = conn
-	return h.run.hook(ctx, after+"connect", h)
+	return nil
+}
+
+// Dial opens a connection to the host, between the hooks for that.
+func (h *Host) Dial(ctx context.Context) (*remote.Host, error) {
+	if err := h.run.hook(ctx, before+"connect", h); err != nil {
+		return nil, err
+	}
+	conn, err := h.run.Dialer.Dial(ctx, target(h.Host))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.run.hook(ctx, after+"connect", h); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 func target(h inventory.Host) remote.Target {
