@@ -44,6 +44,7 @@ func applySteps(o Options) []step.Step {
 		step.EachHost("unit", step.Rolling(step.InstallUnit)),
 		step.Together("start", step.StartMembers),
 		step.Together("prune members", step.PruneMembers),
+		step.EachHost("make room", step.PutReplacedAside),
 		step.Together("roll", step.RollMembers),
 		step.Together("ready", step.AwaitReady),
 		step.Together("members", step.ChangeMembers),
@@ -67,12 +68,32 @@ type Report struct {
 // cluster over data that exists. The error of a run that began is a *Failure;
 // when Options.Confirm declines it is ErrDeclined.
 func Apply(ctx context.Context, cluster *inventory.Cluster, o Options) (*Report, error) {
+	return apply(ctx, cluster, o, "")
+}
+
+// Replace is Apply that gives a host whose member is dead a new member. The host
+// may be another machine, at the same address or at a new one in the inventory.
+// The dead member is removed from the cluster; data of it that the host still
+// has is moved aside. Nothing is replaced when the member answers.
+func Replace(ctx context.Context, cluster *inventory.Cluster, o Options, host string) (*Report, error) {
+	if _, err := Select(cluster, []string{host}); err != nil {
+		return nil, err
+	}
+	return apply(ctx, cluster, o, host)
+}
+
+func apply(ctx context.Context, cluster *inventory.Cluster, o Options, replaces string) (*Report, error) {
 	begun := time.Now()
 	o = o.withDefaults()
-	r, err := begin("apply", cluster, o)
+	operation := "apply"
+	if replaces != "" {
+		operation = "replace"
+	}
+	r, err := begin(operation, cluster, o)
 	if err != nil {
 		return nil, err
 	}
+	r.Replaces = replaces
 	defer finish(r)
 	if err := r.Do(ctx, applySteps(o)...); err != nil {
 		if errors.Is(err, step.ErrDeclined) {

@@ -36,18 +36,24 @@ members that are not in it any more are removed. Members are restarted one at a
 time while the others hold the quorum, the leader last; the first one gets back
 what it had if it does not come up with what is new. Data is never deleted.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.apply(cmd.Context(), flags) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.apply(cmd.Context(), flags, provision.Apply) },
 	}
+	flags.forApply(cmd)
+	return cmd
+}
+
+// forApply defines the flags of apply and of what is like it.
+func (flags *operationFlags) forApply(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
 	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
 	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
 	f.BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
 	f.StringVar(&flags.approved, "plan", "", "do the plan with this fingerprint, as muster plan prints it, and nothing else; does not ask")
-	return cmd
 }
 
-func (a *app) apply(ctx context.Context, flags operationFlags) error {
+// apply runs an operation of package provision that applies an inventory.
+func (a *app) apply(ctx context.Context, flags operationFlags, do func(context.Context, *inventory.Cluster, provision.Options) (*provision.Report, error)) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
@@ -64,7 +70,7 @@ func (a *app) apply(ctx context.Context, flags operationFlags) error {
 	if flags.asks() {
 		o.Confirm = a.confirmPlan
 	}
-	report, err := provision.Apply(ctx, cluster, o)
+	report, err := do(ctx, cluster, o)
 	r.stop(err == nil)
 	if errors.Is(err, provision.ErrDeclined) {
 		return errDeclined
@@ -88,7 +94,7 @@ func (a *app) apply(ctx context.Context, flags operationFlags) error {
 var errDeclined = errors.New("nothing was changed")
 
 // errNoConsent is returned when the question of apply reaches nobody.
-var errNoConsent = &usageError{err: errors.New("apply asks before it changes anything, and nobody can answer"), hint: "answer on a terminal, or say --yes; muster plan says what there is to do"}
+var errNoConsent = &usageError{err: errors.New("muster asks before it changes anything, and nobody can answer"), hint: "answer on a terminal, or say --yes; muster plan says what there is to do"}
 
 // showPlan shows what will be done, unless that was shown with the question.
 func (a *app) showPlan(p *plan.Plan, asked bool) {

@@ -44,6 +44,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newValidateCommand,
 		newPlanCommand,
 		newApplyCommand,
+		newReplaceCommand,
 		newStatusCommand,
 		newDoctorCommand,
 		newLogsCommand,

@@ -18,6 +18,8 @@ type Listed struct {
 	Learner    bool
 	// Alive says that it answers and knows a leader.
 	Alive bool
+	// Replaced says that it is to make room for a new member of its name.
+	Replaced bool
 }
 
 // Members is the member list of a running cluster.
@@ -30,7 +32,8 @@ type Move struct {
 	Name   string // the inventory's, or of a member that is not in it the cluster's
 	// PeerURL is where the member will be reached; of Remove, was.
 	PeerURL string
-	Alive   bool // of Remove: it answers
+	// Of Remove: it answers, and a new member takes its place.
+	Alive, Replaced bool
 }
 
 // Change is the move as a part of a plan; a Start is one of the host's own
@@ -46,6 +49,9 @@ func (m Move) Change() (Change, bool) {
 		c.Details = []string{"peer URL: " + m.PeerURL}
 	case Remove:
 		c.Details = []string{fmt.Sprintf("%x at %s, which is not in the inventory", m.ID, m.PeerURL)}
+		if m.Replaced {
+			c.Details[0] = fmt.Sprintf("%x at %s, which is replaced", m.ID, m.PeerURL)
+		}
 		if !m.Alive {
 			c.Details[0] += " and does not answer"
 		}
@@ -100,9 +106,9 @@ func (m Members) index(id uint64) int {
 // Find returns the entry of an inventory member: the one at its peer URL, or
 // else the one of its name.
 func (m Members) Find(want desired.Member) (Listed, bool) {
-	i := slices.IndexFunc(m, func(l Listed) bool { return slices.Contains(l.PeerURLs, want.PeerURL) })
+	i := slices.IndexFunc(m, func(l Listed) bool { return !l.Replaced && slices.Contains(l.PeerURLs, want.PeerURL) })
 	if i < 0 {
-		i = slices.IndexFunc(m, func(l Listed) bool { return l.Name == want.Name })
+		i = slices.IndexFunc(m, func(l Listed) bool { return !l.Replaced && l.Name == want.Name })
 	}
 	if i < 0 {
 		return Listed{}, false
@@ -168,7 +174,7 @@ func (m Members) removal(want []desired.Member, alive bool) *Move {
 		if name == "" {
 			name = fmt.Sprintf("%x", l.ID)
 		}
-		return &Move{Action: Remove, ID: l.ID, Name: name, PeerURL: strings.Join(l.PeerURLs, ","), Alive: l.Alive}
+		return &Move{Action: Remove, ID: l.ID, Name: name, PeerURL: strings.Join(l.PeerURLs, ","), Alive: l.Alive, Replaced: l.Replaced}
 	}
 	return nil
 }

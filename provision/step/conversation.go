@@ -125,7 +125,7 @@ func (c *conversation) ask(ctx context.Context, hosts []*Host) roster {
 		}
 		from, answer.leader, answer.cluster = h, v.Leader, v.ClusterID
 		for _, m := range v.Members {
-			answer.members = append(answer.members, plan.Listed{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
+			answer.members = append(answer.members, plan.Listed{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner, Replaced: m.ID == c.replacedID})
 		}
 		break
 	}

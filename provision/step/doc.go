@@ -11,7 +11,7 @@
 // user, or as root behind "sudo -n" or "doas -n". They use these commands and
 // no others, with these options:
 //
-//	[                    -e -d -L -n -z -s, = and !=
+//	[                    -e -d -f -L -n -z -s, = and !=
 //	cat                  FILE, or standard input
 //	chmod, chown         MODE FILE, OWNER:GROUP FILE
 //	command              -v NAME

@@ -275,12 +275,13 @@ func (e examination) data() {
 		e.problem("%s is a symbolic link; name the real directory as dataDir", dir)
 	case f.Data == observed.DataFilled && f.Record == (observed.Record{}):
 		e.problem("%s holds data and nothing says whose; if nobody needs it, move it away, or name another dataDir", dir)
+	case e.replaced:
 	case noData && f.Record.ClusterID != "":
 		e.problem("%s is %s, but this host was member %s of cluster %s: its data is lost; starting it would found a second cluster. Bring the directory back, or let the member begin anew with the data of the others: muster replace %s", dir, f.Data, f.Record.MemberID, f.Record.ClusterID, e.Name)
 	case noData && !f.Unit.Running() && listed && len(l.ClientURLs) > 0:
 		e.problem("the cluster has a member %s (%x) and this host has no data: if it is to take that member's place, run muster replace %[1]s", e.Name, l.ID)
 	case f.Data == observed.DataFilled && f.Record.MemberID != "" && len(members) > 0 && !listed:
-		e.problem("%s holds the data of member %s, which was removed from the cluster; if nobody needs it, move the directory away and remove %s, and apply adds the host anew", dir, f.Record.MemberID, observed.RecordPath)
+		e.problem("%s holds the data of member %s, which was removed from the cluster; to use the host for a new member, run muster replace %s, which moves that data aside", dir, f.Record.MemberID, e.Name)
 	}
 }
 

@@ -32,6 +32,9 @@ type Run struct {
 	PKI       *pki.Store
 	Bundle    pki.Bundle
 	Rotation  pki.Rotation // of the CA, where an operation has one
+	// Replaces names the host whose member is dead and makes room for a new
+	// one; empty for none.
+	Replaces string
 	// Plan is what is to be done, once that is known.
 	Plan *plan.Plan
 	// Views is what the members said when they were verified, by name.
@@ -50,6 +53,7 @@ type Run struct {
 	approved   *plan.Plan
 	toMake     []pki.Change // certificates that are not there yet
 	roster     roster
+	replacedID uint64                       // of the member that makes room
 	saved      bool                         // a snapshot precedes the changes
 	bootstraps map[string]desired.Bootstrap // by host, where they are not Founding
 	hooks      hookState
@@ -72,8 +76,10 @@ type Host struct {
 	// joins says that the member is added to a cluster that runs, rolls that
 	// it runs well and has to be restarted.
 	joins, rolls bool
-	step         string // the one at work, for events
-	hooks        hostHooks
+	// replaced says that the host's old member makes room for a new one.
+	replaced bool
+	step     string // the one at work, for events
+	hooks    hostHooks
 }
 
 // AddHosts makes a Host of each controller.

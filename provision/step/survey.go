@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"muster/pki"
@@ -28,6 +29,9 @@ func Survey(ctx context.Context, r *Run) error {
 		}
 		defer c.close()
 		r.roster = c.ask(ctx, running)
+	}
+	if err := r.markReplaced(); err != nil {
+		return err
 	}
 	return r.settle()
 }
@@ -80,7 +84,7 @@ func (r *Run) settle() error {
 
 // hasBegun says that the host's member has data, or is about to.
 func (h *Host) hasBegun() bool {
-	return h.Facts.Data == observed.DataFilled || h.Facts.Unit.Running()
+	return !h.replaced && (h.Facts.Data == observed.DataFilled || h.Facts.Unit.Running())
 }
 
 // founding is what the founding members of the cluster were told; begun says
@@ -164,6 +168,9 @@ func MakePlan(ctx context.Context, r *Run) error {
 				compared.Record.MemberID = fmt.Sprintf("%x", id)
 			}
 		}
+		if h.replaced {
+			p.Changes = append(p.Changes, h.makeRoom(&compared)...)
+		}
 		for _, b := range h.Want.Binaries {
 			program, err := h.program(ctx, b)
 			if err != nil {
@@ -192,6 +199,25 @@ func MakePlan(ctx context.Context, r *Run) error {
 	}
 	r.Plan = p
 	return nil
+}
+
+// makeRoom is the plan of what PutReplacedAside does. Afterwards the host is as
+// it then will be.
+func (h *Host) makeRoom(compared *plan.Host) []plan.Change {
+	var changes []plan.Change
+	have := &compared.Have
+	if have.Data == observed.DataFilled {
+		dir := h.Want.Member.DataDir
+		changes = append(changes, plan.Change{Host: h.Name, Action: plan.Update, Kind: plan.Directory, Name: dir, Details: []string{"what it holds is moved aside, to " + h.aside()}})
+		have.Files = maps.Clone(have.Files)
+		delete(have.Files, dir)
+	}
+	if have.Record.ClusterID != "" || have.Record.MemberID != "" {
+		changes = append(changes, plan.Change{Host: h.Name, Action: plan.Update, Kind: plan.Record, Name: observed.RecordPath, Details: []string{"without the IDs of the member that is replaced"}})
+	}
+	have.Record.ClusterID, have.Record.MemberID = "", ""
+	have.Unit.Active = "inactive"
+	return changes
 }
 
 // caFingerprint is that of the CA, empty when there is none yet.
