@@ -33,14 +33,15 @@ type writer struct {
 
 	mu           sync.Mutex
 	acknowledged []string
-	untrusted    []error // failures that have to do with certificates
+	untrusted    []error        // failures that have to do with certificates
+	failed       map[string]int // the texts of all failures
 	longest      time.Duration
 }
 
 func (l *lab) startWriter() *writer {
 	l.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &writer{t: l.t, cluster: l.cluster, cancel: cancel}
+	w := &writer{t: l.t, cluster: l.cluster, cancel: cancel, failed: map[string]int{}}
 	w.done.Go(func() { w.write(ctx, "steady", false) })
 	w.done.Go(func() { w.write(ctx, "fresh", true) })
 	l.t.Cleanup(func() { cancel(); w.done.Wait() })
@@ -106,7 +107,10 @@ func (w *writer) write(ctx context.Context, name string, fresh bool) {
 			w.acknowledged = append(w.acknowledged, key)
 			w.longest = max(w.longest, time.Since(last))
 			last = time.Now()
-		case strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: "):
+		case ctx.Err() == nil:
+			w.failed[err.Error()]++
+		}
+		if err != nil && (strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "x509: ")) {
 			w.untrusted = append(w.untrusted, err)
 		}
 		w.mu.Unlock()
@@ -173,7 +177,7 @@ func (w *writer) stop() {
 	if len(w.untrusted) > 0 {
 		w.t.Errorf("%d writes failed over certificates, the first one: %v", len(w.untrusted), w.untrusted[0])
 	}
-	w.t.Logf("%d writes acknowledged, longest gap %v", len(w.acknowledged), w.longest.Round(time.Millisecond))
+	w.t.Logf("%d writes acknowledged, longest gap of one writer %v, failures %v", len(w.acknowledged), w.longest.Round(time.Millisecond), w.failed)
 }
 
 // processes are the members' processes, to see that none was restarted.
