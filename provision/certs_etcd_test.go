@@ -60,4 +60,17 @@ func TestRotateCAOfEtcd(t *testing.T) {
 		t.Errorf("in the end: %q", c.problems())
 	}
 	l.mustChangeNothing()
+	if *etcdMembers == 1 {
+		return
+	}
+	// It opens no port for clients before it has found the other members.
+	l.expire(false)
+	if _, err := RenewCertificates(l.context(), l.cluster, l.opts, Renewal{}); err != nil {
+		l.fatal(err)
+	}
+	l.expire(true)
+	if report := l.rotate(""); report.Phase != pki.Settled || !report.Status.Healthy {
+		t.Errorf("%+v", report)
+	}
+	l.mustChangeNothing()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"muster/pki"
@@ -63,20 +64,78 @@ func (r *Run) adopt(bundle pki.Bundle, made []pki.Change) error {
 
 // RollCertificates installs the certificates of one host after the other. The
 // next one's turn comes when the member before serves what was installed.
+// Members that are not ready, because their certificates have expired perhaps,
+// cannot be harmed and may need each other: they get theirs first, and are
+// restarted together.
 func RollCertificates(ctx context.Context, r *Run) error {
-	for _, h := range r.Hosts {
-		if err := LookOnly(ctx, h); err != nil {
+	sick, well := r.triage(ctx)
+	for _, h := range sick {
+		if err := installAll(ctx, h); err != nil {
 			return &hostError{h.Name, err}
 		}
-		if err := installCertificates(ctx, h, anyFile); err != nil {
+	}
+	if err := restartTogether(ctx, sick); err != nil {
+		return err
+	}
+	if err := takeUp(ctx, r, sick, servesItsLeaves); err != nil {
+		return err
+	}
+	for _, h := range well {
+		if err := installAll(ctx, h); err != nil {
 			return &hostError{h.Name, err}
 		}
 		if err := takeUp(ctx, r, []*Host{h}, servesItsLeaves); err != nil {
 			return err
 		}
+	}
+	for _, h := range r.Hosts {
 		r.report(Note, h.step, h.Name, servedNote(h))
 	}
 	return nil
+}
+
+func installAll(ctx context.Context, h *Host) error {
+	if err := LookOnly(ctx, h); err != nil {
+		return err
+	}
+	return installCertificates(ctx, h, anyFile)
+}
+
+// triage tells members that are ready from those that are not, nor become so
+// in a part of ReadyTimeout: an election is no illness.
+func (r *Run) triage(ctx context.Context) (sick, well []*Host) {
+	ctx, cancel := context.WithTimeout(ctx, r.ReadyTimeout/6)
+	defer cancel()
+	up := make([]bool, len(r.Hosts))
+	var wg sync.WaitGroup
+	for i, h := range r.Hosts {
+		wg.Go(func() { up[i] = readyBefore(ctx, h) })
+	}
+	wg.Wait()
+	for i, h := range r.Hosts {
+		if up[i] {
+			well = append(well, h)
+		} else {
+			sick = append(sick, h)
+		}
+	}
+	return sick, well
+}
+
+// readyBefore says whether a member is ready before the context ends.
+func readyBefore(ctx context.Context, h *Host) bool {
+	client := httpClient(h)
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for ready(ctx, client, h.Want.Member.MetricsURL) != nil {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
 }
 
 // servedNote names what every endpoint of the host has been seen to serve.
@@ -129,10 +188,14 @@ func (r *Run) readRotation(ctx context.Context, made []pki.Change) (err error) {
 }
 
 // TrustNewCA installs the bundle of both CAs everywhere and proves that every
-// member admits clients of the new one.
+// member admits clients of the new one. Where the old one has expired no member
+// need answer before it has leaves of the new one.
 func TrustNewCA(ctx context.Context, r *Run) error {
 	if err := r.installBundle(ctx); err != nil {
 		return err
+	}
+	if r.Rotation.Expired {
+		return nil
 	}
 	return takeUp(ctx, r, r.Hosts, trusts(r.Rotation.NewClient))
 }

@@ -153,20 +153,14 @@ func takeUp(ctx context.Context, r *Run, hosts []*Host, prove proof) error {
 	if len(due) == 0 {
 		return nil
 	}
-	restart := restartOne
-	if r.Rotation.Expired { // no member is ready, nor will be before it has new leaves
-		restart = func(ctx context.Context, _ *Run, h *Host) error { return restartMember(ctx, h) }
-	} else {
-		c, err := converse(r)
-		if err != nil {
-			return err
-		}
-		defer c.close()
-		due = c.leaderLast(ctx, due)
+	c, err := converse(r)
+	if err != nil {
+		return err
 	}
-	for _, h := range due {
-		if err := restart(ctx, r, h); err != nil {
-			return &hostError{h.Name, err}
+	defer c.close()
+	for _, h := range c.leaderLast(ctx, due) {
+		if err := restartOne(ctx, r, h); err != nil {
+			return err
 		}
 		if err := awaitProof(ctx, h, prove, r.ReadyTimeout); err != nil {
 			return &hostError{h.Name, fmt.Errorf("after its restart: %w", err)}
