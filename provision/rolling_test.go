@@ -1,12 +1,15 @@
 package provision
 
 import (
+	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"muster/provision/plan"
 	"muster/provision/practice"
 	"muster/provision/remote"
 	"muster/provision/step"
@@ -97,11 +100,13 @@ func TestRestartThatDidNotHappenIsMadeUpFor(t *testing.T) {
 	before := l.sh(0, "systemctl show -p MainPID musterd")
 	l.load("server:\n  flags: {heartbeat-interval: \"150\"}\n")
 	// The run ends between writing the unit and restarting the member.
-	l.hosts[0].Inject(practice.Faults{FailCommands: map[string]string{"systemctl": "interrupted"}})
-	if _, err := l.apply(); err == nil {
-		t.Fatal("apply did not notice that systemctl fails")
+	ctx, cancel := context.WithCancel(l.context())
+	defer cancel()
+	opts := l.opts
+	opts.Reporter = &cutter{recorder: &recorder{t: t}, text: "wrote /etc/systemd", cancel: cancel}
+	if _, err := Apply(ctx, l.cluster, opts); err == nil {
+		t.Fatal("the interrupted run succeeded")
 	}
-	l.hosts[0].Inject(practice.Faults{})
 	if now := l.sh(0, "systemctl show -p MainPID musterd"); now != before {
 		t.Fatalf("the member was restarted: %s, then %s", before, now)
 	}
@@ -213,5 +218,33 @@ func TestRecordIsRespected(t *testing.T) {
 				t.Errorf("changes: %q", changed)
 			}
 		})
+	}
+}
+
+// A flag of all members and the peer port of one, while somebody writes: nothing
+// is lost, and the member that moved is found where it is.
+func TestRollUnderLoad(t *testing.T) {
+	l := newLab(t, 4)
+	three := l.hosts[:3]
+	l.loadHosts("", three...)
+	l.mustApply()
+	w := l.startCounter(0, 1, 2)
+	l.loadHosts("server:\n  flags: {heartbeat-interval: \"150\"}\n", three...)
+	l.cluster.Hosts[1].Server.PeerPort = l.hosts[3].Ports().Peer // which nobody uses
+	p := l.mustPlan()
+	if i := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.Kind == plan.Member && c.Action == plan.Update }); i < 0 || p.Changes[i].Name != "controller-1" {
+		t.Errorf("the plan does not tell that controller-1 moves: %+v", p.Changes)
+	}
+	report := l.mustApply()
+	changed := l.events.texts(step.Changed)
+	if hosts := restarts(changed); len(hosts) != 3 || report.Changes != p.Len() {
+		t.Errorf("%d changes were planned and %d made: %q", p.Len(), report.Changes, changed)
+	}
+	l.mustBeDone()
+	w.mustHaveAll(1)
+	// Every snapshot that was taken first is whole, and there is one.
+	saved, err := filepath.Glob(filepath.Join(l.dir, "test-backups", "before-apply", "*.db"))
+	if err != nil || len(saved) != 1 {
+		t.Errorf("snapshots %q, error %v", saved, err)
 	}
 }

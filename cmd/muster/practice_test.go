@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"gopkg.in/yaml.v3"
+
 	"muster/provision"
 	"muster/provision/practice"
 )
@@ -49,6 +51,7 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("practice in a process of its own", w.practiceProcess)
 	t.Run("killed on bare hosts", w.killedOnBareHosts)
 	t.Run("killed in a row", w.killedInARow)
+	t.Run("killed changing members", w.killedChangingMembers)
 	t.Run("killed rotating", w.killedRotating)
 }
 
@@ -331,5 +334,51 @@ func (w *workstation) killedInARow(t *testing.T) {
 	identity.check(t, file, &second.Status)
 	if second.Changes != 0 {
 		t.Errorf("%d changes were left", second.Changes)
+	}
+}
+
+// killedChangingMembers kills applies that add and remove members. Whatever is
+// left then is a cluster that the next apply makes what the inventory says.
+func (w *workstation) killedChangingMembers(t *testing.T) {
+	random := w.random(t)
+	file := w.hosts(t)
+	var all map[string]any
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	controllers, _ := all["controllers"].([]any)
+	use := func(first, last int) {
+		all["controllers"] = controllers[first:last]
+		text, err := yaml.Marshal(all)
+		if err == nil {
+			err = os.WriteFile(file, text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var identity clusterIdentity
+	use(0, 1)
+	result := w.mustApply(t, file)
+	identity.check(t, file, &result.Status)
+	for _, step := range []struct{ first, last int }{{0, 3}, {1, 3}} {
+		use(step.first, step.last)
+		total := 100
+		for range (*kills + 4) / 5 {
+			seen, killed, at := w.killApply(t, file, random.IntN(total), time.Duration(random.Int64N(int64(momentAfter))))
+			t.Logf("to %d members: killed=%t after %s", step.last-step.first, killed, at)
+			if !killed {
+				total = seen
+			}
+		}
+		result := w.mustApply(t, file)
+		identity.check(t, file, &result.Status)
+		if second := w.mustApply(t, file); second.Changes != 0 || len(second.Status.Members) != step.last-step.first {
+			t.Errorf("%d changes were left; status %+v", second.Changes, second.Status)
+		}
 	}
 }

@@ -31,8 +31,7 @@ func Rolling(do func(context.Context, *Host) error) func(context.Context, *Host)
 // is new, it gets back what it had. Members that are not ready cannot be harmed,
 // and were given everything already: they are restarted first.
 func RollMembers(ctx context.Context, r *Run) error {
-	sick := r.only(func(h *Host) bool { return h.restart && !h.rolls && !h.joins })
-	if err := restartTogether(ctx, sick); err != nil {
+	if err := r.restartSick(ctx); err != nil {
 		return err
 	}
 	due := r.only(func(h *Host) bool { return h.rolls })
@@ -55,6 +54,39 @@ func RollMembers(ctx context.Context, r *Run) error {
 			return &hostError{h.Name, err}
 		}
 		h.rolls = false
+	}
+	return nil
+}
+
+// restartSick restarts the members that were given everything already, because
+// they did not run well: those that have recovered meanwhile one at a time, the
+// others together.
+func (r *Run) restartSick(ctx context.Context) error {
+	due := r.only(func(h *Host) bool { return h.restart && !h.rolls && !h.joins })
+	if len(due) == 0 {
+		return nil
+	}
+	c, err := converse(r)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	now := c.ask(ctx, c.joined())
+	var sick, well []*Host
+	for _, h := range due {
+		if now.views[h.Name].Leader != 0 {
+			well = append(well, h)
+		} else {
+			sick = append(sick, h)
+		}
+	}
+	if err := restartTogether(ctx, sick); err != nil {
+		return err
+	}
+	for _, h := range well {
+		if err := restartOne(ctx, r, h); err != nil {
+			return err
+		}
 	}
 	return nil
 }
