@@ -111,7 +111,14 @@ func (p Place) save(ctx context.Context, client *clientv3.Client, origin Origin)
 		m.File = m.ownName()
 	}
 	m.Path = filepath.Join(p.Dir, m.File)
-	if err := p.vacant(m.Path); err != nil {
+	err = p.vacant(m.Path)
+	for p.File == "" && errors.Is(err, errTaken) { // in the same second: this one is called the next one's
+		m.Time = m.Time.Add(time.Second)
+		m.File = m.ownName()
+		m.Path = filepath.Join(p.Dir, m.File)
+		err = p.vacant(m.Path)
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.Remove(part.Name()))
 	}
 	if err := os.Rename(part.Name(), m.Path); err != nil {
