@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,4 +248,28 @@ func TestRollUnderLoad(t *testing.T) {
 	if err != nil || len(saved) != 1 {
 		t.Errorf("snapshots %q, error %v", saved, err)
 	}
+}
+
+// A member that fails after the first stops the roll: it is said how far it
+// came, and the next run goes on.
+func TestRollStopsAtAMember(t *testing.T) {
+	l := newLab(t, 3)
+	l.mustApply()
+	l.load("server:\n  flags: {heartbeat-interval: \"150\"}\n")
+	// The last host is never the first to be changed: of the others, at least
+	// one does not lead.
+	l.hosts[2].Inject(practice.Faults{FailCommands: map[string]string{"systemd-analyze": "no"}})
+	_, err := l.apply()
+	done := len(restarts(l.events.texts(step.Changed)))
+	var failure *Failure
+	if !errors.As(err, &failure) || done == 0 || !strings.Contains(failure.Hint(), fmt.Sprintf("%d members are changed and run, %d are not", done, 3-done)) {
+		t.Fatalf("%d members restarted, error %v", done, err)
+	}
+	l.mustServe()
+	l.hosts[2].Inject(practice.Faults{})
+	l.mustApply()
+	if hosts := restarts(l.events.texts(step.Changed)); len(hosts) != 3-done || !slices.Contains(hosts, "controller-2") {
+		t.Errorf("restarted %q", hosts)
+	}
+	l.mustBeDone()
 }

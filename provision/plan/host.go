@@ -190,7 +190,7 @@ func (c *comparison) record() {
 	want.ClusterID, want.MemberID = have.ClusterID, have.MemberID
 	switch {
 	case have == (observed.Record{}):
-		c.add(Create, Record, observed.RecordPath, fmt.Sprintf("member %s of cluster %s", want.Member, want.Cluster))
+		c.add(Create, Record, observed.RecordPath, "a member of cluster "+want.Cluster)
 	case have != want:
 		c.add(Update, Record, observed.RecordPath)
 	}

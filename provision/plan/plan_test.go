@@ -118,7 +118,7 @@ func TestCompare(t *testing.T) {
 			[]string{"update unit musterd.service (starts at boot: no -> yes)", "start service musterd.service"}},
 		{"a restart that is due", func(f *observed.Facts) { f.RestartPending = true }, []string{"restart service musterd.service"}},
 		{"no record", func(f *observed.Facts) { f.Record = observed.Record{} }, []string{
-			"create record /etc/muster/cluster.json (member controller-0 of cluster prod)", "update record /etc/muster/cluster.json (with the IDs of the cluster and the member)",
+			"create record /etc/muster/cluster.json (a member of cluster prod)", "update record /etc/muster/cluster.json (with the IDs of the cluster and the member)",
 		}},
 		{"another CA in the record", func(f *observed.Facts) { f.Record.CA = "old" }, []string{"update record /etc/muster/cluster.json"}},
 	} {
