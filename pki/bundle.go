@@ -1,6 +1,7 @@
 // Package pki makes and keeps the certificates of one cluster in a directory
 // on the operator's workstation: the CA, a server and a peer certificate for
-// each host, and two client certificates.
+// each host, and certificates of clients. It renews them, replaces the CA in
+// phases, opens and closes the CA's key, and asks other CAs.
 package pki
 
 import (

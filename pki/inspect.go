@@ -84,9 +84,7 @@ func (s *Store) Inspect(spec Spec) (*Inspection, error) {
 		if pair.Cert != nil && pair.Key == nil {
 			c.Problems = []string{"its key is missing"}
 		}
-		if info, err := os.Stat(d.path(want.keyPath())); err == nil && info.Mode().Perm()&0o077 != 0 {
-			c.Problems = append(c.Problems, fmt.Sprintf("others can read its key (mode %04o)", info.Mode().Perm()))
-		}
+		c.Problems = append(c.Problems, d.openToOthers(want.keyPath())...)
 		in.Certificates = append(in.Certificates, c)
 		want.store(&in.Bundle, pair)
 	}
@@ -114,26 +112,39 @@ func (in *Inspection) addCA(d directory, bundle, key []byte) error {
 		return nil
 	}
 	in.ca = ca
+	rotation, failed := d.rotation()
+	if failed != nil {
+		return failed
+	}
+	in.Phase = rotation.Phase
 	remedy := "muster certs rotate-ca replaces it"
 	if in.spec.External {
 		remedy = "add its successor to ca.crt, and run muster apply, before that one signs"
 	}
 	for i, cert := range ca.trusted {
 		c := describe(CA, "", caCert, cert)
-		if i == 0 && err != nil {
+		// In a rotation the next run may have to complete a killed one first.
+		if i == 0 && err != nil && in.Phase == Settled {
 			c.Problems = append(c.Problems, err.Error())
+		}
+		if i == 0 {
+			c.Problems = append(c.Problems, d.openToOthers(caKey)...)
 		}
 		if p := in.ending(cert, cert.NotAfter.Sub(in.now) < in.spec.LeafLifetime, remedy); p != "" {
 			c.Problems = append(c.Problems, p)
 		}
 		in.Certificates = append(in.Certificates, c)
 	}
-	rotation, err := d.rotation()
-	if err != nil {
-		return err
-	}
-	in.Phase = rotation.Phase
 	return nil
+}
+
+// openToOthers is what is wrong with the mode of a key, if anything.
+func (d directory) openToOthers(key string) []string {
+	info, err := os.Stat(d.path(key))
+	if err != nil || info.Mode().Perm()&^secretMode == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("others can read its key (mode %04o)", info.Mode().Perm())}
 }
 
 // ending says that a certificate ends, or did.

@@ -29,7 +29,7 @@ func readFile(t *testing.T, path string) []byte {
 func TestKeyUnderAPassphrase(t *testing.T) {
 	dir, spec := filepath.Join(t.TempDir(), "pki"), threeHosts()
 	mustEnsure(t, dir, spec)
-	clear := readFile(t, filepath.Join(dir, caKey))
+	inClear := readFile(t, filepath.Join(dir, caKey))
 	var asked int
 	must(t, Open(dir, Keys{workFactor: 10}).EncryptKey(t.Context(), nil, answers("correct horse", &asked)))
 	sealed := readFile(t, filepath.Join(dir, caKey))
@@ -62,7 +62,7 @@ func TestKeyUnderAPassphrase(t *testing.T) {
 		t.Error("the new CA's key is not under the passphrase")
 	}
 	must(t, s.DecryptKey(t.Context()))
-	if again := readFile(t, filepath.Join(dir, caKey)); isSealed(again) || bytes.Equal(again, clear) {
+	if again := readFile(t, filepath.Join(dir, caKey)); isSealed(again) || bytes.Equal(again, inClear) {
 		t.Error("the new CA's key is not in clear")
 	}
 	mustEnsure(t, dir, spec)

@@ -121,8 +121,8 @@ func (r *issuing) restore(want leaf, pair Pair) (reason string, err error) {
 	if len(pair.Cert) == 0 || len(pair.Key) == 0 {
 		return reason, nil
 	}
-	if _, err := parseLeaf(pair); err != nil {
-		return err.Error(), nil
+	if _, unfit := parseLeaf(pair); unfit != nil {
+		return unfit.Error(), nil
 	}
 	return "", r.keep(want, pair, reasonMissing)
 }

@@ -186,6 +186,7 @@ func TestInspect(t *testing.T) {
 	must(t, os.Remove(filepath.Join(dir, lockFile)))
 	must(t, os.Remove(filepath.Join(dir, "hosts/controller-1/server.key")))
 	must(t, os.Chmod(filepath.Join(dir, "hosts/controller-1/peer.key"), 0o644))
+	must(t, os.Chmod(filepath.Join(dir, caKey), 0o640))
 	must(t, os.WriteFile(filepath.Join(dir, "hosts/controller-2/peer.crt"), []byte("torn"), 0o600))
 	spec.Hosts[0].SANs = []string{"10.9.9.9"}
 	late := Open(dir, Keys{})
@@ -199,6 +200,7 @@ func TestInspect(t *testing.T) {
 		{Open(dir, Keys{}), "hosts/controller-1/server.crt", "its key is missing"},
 		{Open(dir, Keys{}), "hosts/controller-1/peer.crt", "others can read its key (mode 0644)"},
 		{Open(dir, Keys{}), "hosts/controller-2/peer.crt", "not a certificate"},
+		{Open(dir, Keys{}), caCert, "others can read its key (mode 0640)"},
 		{late, caCert, "muster certs rotate-ca replaces it"},
 		{late, "hosts/controller-2/server.crt", "expired on "},
 	} {
