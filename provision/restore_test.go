@@ -156,6 +156,30 @@ func TestRestoreOfADeadCluster(t *testing.T) {
 	}
 }
 
+// Members that came to the cluster later found the restored one like all others.
+func TestRestoreOfAClusterThatGrew(t *testing.T) {
+	l := newLab(t, 3)
+	l.loadHosts("", l.hosts[0])
+	l.mustApply()
+	l.put(0, "k1", "old")
+	l.load("")
+	l.mustApply()
+	saved := l.mustBackup(snapshot.Place{Dir: l.dir, File: "s.db"})
+	if unit := l.sh(2, "cat /etc/systemd/system/musterd.service"); !strings.Contains(unit, "--initial-cluster-state existing") {
+		t.Errorf("controller-2 did not join:\n%s", unit)
+	}
+	l.put(2, "k1", "new")
+	report := l.mustRestore(saved.Path, agree)
+	for i := range l.hosts {
+		if keys := l.keys(i); len(keys) != 1 || keys["k1"] != "old" {
+			t.Errorf("controller-%d has %v", i, keys)
+		}
+	}
+	if again := l.mustApply(); again.Changes != 0 || again.Status.ClusterID != report.Status.ClusterID {
+		t.Errorf("%d changes afterwards: %q", again.Changes, l.events.texts(step.Changed))
+	}
+}
+
 // A restore that ends at any of its changes is finished by the next one, which
 // moves no data that came from the snapshot. Apply keeps out in between.
 func TestRestoreInterrupted(t *testing.T) {
