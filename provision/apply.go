@@ -47,6 +47,7 @@ func applySteps(o Options) []step.Step {
 		step.EachHost("make room", step.PutReplacedAside),
 		step.Together("roll", step.RollMembers),
 		step.Together("ready", step.AwaitReady),
+		step.EachHost("backups", step.InstallBackup),
 		step.Together("members", step.ChangeMembers),
 		step.Together("verify", step.Verify),
 	)

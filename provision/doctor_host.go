@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"muster/provision/observed"
+	"muster/provision/plan"
 	"muster/provision/remote"
 	"muster/provision/step"
 )
@@ -87,6 +88,9 @@ func (d *doctor) installed(h *step.Host) {
 	}
 	if f.RestartPending {
 		d.find(h.Name, "the member does not use what is installed since", "muster apply restarts it")
+	}
+	if plan.BackupStale(h.Want.Backup, f) {
+		d.find(h.Name, "backups are not made as the inventory says", apply)
 	}
 	if f.Unit.NeedsReload {
 		d.find(h.Name, fmt.Sprintf("%s has changed, and systemd has not read it", unit.Path), apply)

@@ -28,6 +28,7 @@ func resetSteps(o ResetOptions) []step.Step {
 		step.EachHost("facts", step.GatherFacts),
 		step.Together("preflight", step.CheckRemoval(o.Data)),
 		step.Together("confirm", step.Confirm(o.Data, o.Confirm)),
+		step.EachHost("backups", step.RemoveBackup),
 		step.EachHost("stop", step.StopMember),
 		step.EachHost("files", step.RemoveFiles),
 	}

@@ -2,14 +2,19 @@
 //
 // It answers to three names. As etcdctl it is upstream's client, as etcdutl
 // upstream's offline tool. As musterctl it is the client, and "musterctl utl"
-// is the offline tool.
+// is the offline tool; "musterctl backup" saves a checked snapshot of the cluster
+// into a directory.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
+	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
 	"go.etcd.io/etcd/pkg/v3/cobrautl"
 )
@@ -23,14 +28,34 @@ func main() {
 		}
 		return
 	}
-	if dir, ok := measuring(os.Args); ok {
-		if err := measure(dir); err != nil {
+	if own := ownCommandFor(os.Args); own != nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		err := own.ExecuteContext(ctx)
+		stop()
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)
 			os.Exit(cobrautl.ExitError)
 		}
 		return
 	}
 	ctlv3.MustStart() // reads os.Args, and exits when it fails
+}
+
+// ownCommandFor returns the command of muster's own that argv calls for; nil for
+// none. They are in this program because it is on every host, whatever server
+// is there.
+func ownCommandFor(argv []string) *cobra.Command {
+	for name, construct := range map[string]func() *cobra.Command{
+		"backup": func() *cobra.Command { return newBackupCommand(os.Stdout) },
+		"probe":  newProbeCommand,
+	} {
+		if args, ok := ownCommand(argv, name); ok {
+			cmd := construct()
+			cmd.SetArgs(args)
+			return cmd
+		}
+	}
+	return nil
 }
 
 // offline returns the arguments for the offline tool, and whether argv, with

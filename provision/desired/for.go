@@ -24,7 +24,8 @@ const (
 	configDir = "/etc/muster"
 	pkiDir    = configDir + "/pki"
 	unitName  = "musterd.service"
-	unitPath  = "/etc/systemd/system/" + unitName
+	unitDir   = "/etc/systemd/system"
+	unitPath  = unitDir + "/" + unitName
 
 	server = "musterd"
 	client = "musterctl"
@@ -113,6 +114,10 @@ func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, bo
 	if err != nil {
 		return Host{}, err
 	}
+	backup, err := backupFor(cluster, h)
+	if err != nil {
+		return Host{}, err
+	}
 	files := append(certificateFiles(bundle, pairs), File{
 		Path: unitPath, Mode: publicMode, Owner: root, Group: root, Content: unit,
 	})
@@ -132,8 +137,9 @@ func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, bo
 			{Path: path.Join(binDir, "etcdctl"), Target: client},
 			{Path: path.Join(binDir, "etcdutl"), Target: client},
 		},
-		Files: files,
-		Units: []Unit{{Name: unitName, Path: unitPath, Enabled: true, RestartOn: restartOn(files)}},
+		Files:  files,
+		Units:  []Unit{{Name: unitName, Path: unitPath, Enabled: true, RestartOn: restartOn(files)}},
+		Backup: backup,
 		Member: Member{
 			Name: h.Name, PeerURL: h.PeerURL(), ClientURL: h.ClientURL(),
 			MetricsURL: h.MetricsURL(), DataDir: h.Server.DataDir,

@@ -15,6 +15,7 @@ type Host struct {
 	Links       []Link
 	Files       []File
 	Units       []Unit
+	Backup      *Backup // nil when the host saves none
 	Member      Member
 }
 

@@ -27,6 +27,7 @@ func (d *document) check(c *Cluster) {
 	d.checkClusterSSH(c.SSH)
 	d.checkServer("server", c.Server)
 	d.checkPKI(c.PKI)
+	d.checkBackup(c)
 	d.checkHooks(c.Hooks)
 	if c.Practice {
 		d.allowLoopback = true

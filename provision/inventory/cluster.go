@@ -67,6 +67,8 @@ type Cluster struct {
 	Server Server `yaml:"server,omitempty" json:"server,omitzero"`
 	// PKI says where the certificates are kept and how they are made.
 	PKI PKI `yaml:"pki,omitempty" json:"pki,omitzero"`
+	// Backup has every host save snapshots of the cluster by itself.
+	Backup *Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
 	// Hooks are run on the workstation before and after what is done, in this
 	// order. One that fails before stops the operation.
 	Hooks []Hook `yaml:"hooks,omitempty" json:"hooks,omitempty"`

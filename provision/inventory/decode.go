@@ -153,7 +153,8 @@ func (d *document) text(n *yaml.Node, field string, into encoding.TextUnmarshale
 	}
 }
 
-// integer decodes a port: there is no other number in an inventory.
+// integer decodes a number that is not 0: zero stands for "not given" from here
+// on.
 func (d *document) integer(n *yaml.Node, field string, v reflect.Value) {
 	s, ok := d.scalar(n, field)
 	if !ok {
@@ -164,9 +165,11 @@ func (d *document) integer(n *yaml.Node, field string, v reflect.Value) {
 	case err != nil:
 		d.unreadable(n, field, fmt.Sprintf("%q is not a number", printable(s)), "write digits only")
 		return
-	case i == 0:
-		// Zero stands for "not given" from here on.
+	case i == 0 && strings.HasSuffix(strings.ToLower(field), "port"):
 		d.unreadable(n, field, "0 is not a port", "write a number from 1 to 65535, or remove the line")
+		return
+	case i == 0:
+		d.unreadable(n, field, "is 0", "write 1 or more, or remove the line")
 		return
 	}
 	v.SetInt(int64(i))

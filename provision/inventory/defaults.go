@@ -22,6 +22,7 @@ func (d *document) fillDefaults(c *Cluster) {
 	fill(&c.PKI.LeafLifetime, DefaultLeafLifetime)
 	fill(&c.PKI.KeyAlgorithm, ECDSAP256)
 	c.PKI.Dir = d.expandPath(c.PKI.Dir)
+	c.Backup.fillDefaults()
 	d.completeSSH(&c.SSH)
 	d.completeServer(&c.Server)
 	for i := range c.Hosts {

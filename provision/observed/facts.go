@@ -20,6 +20,7 @@ type Facts struct {
 	HasUser      bool
 	HasGroup     bool
 	Unit         UnitFact
+	Timer        TimerFact
 	Sockets      []Socket // listening, TCP
 	// SocketsUnknown says that the host cannot tell its sockets.
 	SocketsUnknown bool
@@ -76,6 +77,12 @@ type UnitFact struct {
 	MainPID     int
 	NeedsReload bool // the unit file is newer than what systemd has loaded
 	Restarts    int
+}
+
+// TimerFact is what systemd says about the timer of the backups.
+type TimerFact struct {
+	Active  bool
+	Enabled bool
 }
 
 // Running says that systemd has started the unit and not given up on it.
@@ -153,6 +160,9 @@ func (f *Facts) addText(kind, value string) {
 		f.HasGroup = value != ""
 	case "unit":
 		f.Unit.Set(value)
+	case "timer":
+		f.Timer.Active = f.Timer.Active || value == "active"
+		f.Timer.Enabled = f.Timer.Enabled || value == "enabled"
 	case "socket":
 		if s, ok := parseSocket(value); ok {
 			f.Sockets = append(f.Sockets, s)

@@ -41,6 +41,8 @@ say user "$(getent passwd "$user")"
 say group "$(getent group "$group")"
 systemctl show -p LoadState -p ActiveState -p SubState -p Result -p UnitFileState -p MainPID -p NeedDaemonReload -p NRestarts "$unit" 2>/dev/null |
 	while read -r line; do say unit "$line"; done
+say timer "$(systemctl is-active ` + desired.BackupTimer + ` 2>/dev/null)"
+say timer "$(systemctl is-enabled ` + desired.BackupTimer + ` 2>/dev/null)"
 command -v ss >/dev/null 2>&1 || say sockets unknown
 ss -Hltnp 2>/dev/null | while read -r line; do say socket "$line"; done
 stat -c 'file|%F|%a|%U|%G|%n' -- "$@" 2>/dev/null
@@ -108,6 +110,10 @@ func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe boo
 	}
 	for _, l := range want.Links {
 		args = append(args, l.Path)
+	}
+	args = append(args, desired.BackupPaths()...)
+	if want.Backup != nil {
+		args = append(args, want.Backup.Directory.Path)
 	}
 	begin := time.Now()
 	result, err := host.Run(ctx, remote.Command{

@@ -42,6 +42,7 @@ func (h Host) Compare() []Change {
 	c.record()
 	c.unit()
 	c.service()
+	c.backup()
 	c.identity()
 	return c.changes
 }

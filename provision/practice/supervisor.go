@@ -78,7 +78,7 @@ func (s *supervisor) load(name string) (*unitState, error) {
 		s.units[name] = u
 	}
 	u.sum = sha256.Sum256(data)
-	u.service, u.loadErr = parseService(data)
+	u.service, u.loadErr = parseUnit(name, data)
 	if u.loadErr != nil {
 		u.service = nil
 	}

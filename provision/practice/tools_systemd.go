@@ -260,13 +260,16 @@ func analyzeTool(c *call) error {
 			fmt.Fprintf(c.err, "%s: %s\n", path.Base(name), fmt.Sprintf(format, args...))
 			failed = exitStatus(1)
 		}
-		if path.Ext(name) != ".service" {
+		if path.Ext(name) != ".service" && path.Ext(name) != ".timer" {
 			complain("Failed to prepare filename: Invalid argument")
 			continue
 		}
-		def, err := parseService(data)
+		def, err := parseUnit(name, data)
 		if err != nil {
 			complain("%v", err)
+			continue
+		}
+		if def.Type == timerType {
 			continue
 		}
 		info, err := c.statProgram(def.Exec[0])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +18,7 @@ import (
 // the sandbox above all, is accepted and has no effect on a practice host.
 type service struct {
 	Description string
-	Type        string // simple, exec, notify or oneshot
+	Type        string // simple, exec, notify or oneshot; timer for a timer, which runs nothing
 	Exec        []string
 	Restart     string // no, always, on-failure
 	RestartSec  time.Duration
@@ -43,6 +44,32 @@ const (
 )
 
 var serviceTypes = []string{"simple", "exec", "notify", "notify-reload", "oneshot"}
+
+// timerType is the type of a timer. It is active until it is stopped, and never
+// elapses: whoever wants to see what it starts, starts that.
+const timerType = "timer"
+
+// parseUnit reads a unit file, of a service or a timer.
+func parseUnit(name string, data []byte) (*service, error) {
+	if path.Ext(name) != ".timer" {
+		return parseService(data)
+	}
+	options, err := unit.DeserializeOptions(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	s, elapses := &service{Type: timerType, Restart: "no"}, false
+	for _, o := range options {
+		if err := s.set(o); err != nil {
+			return nil, fmt.Errorf("%s=: %w", o.Name, err)
+		}
+		elapses = elapses || o.Section == "Timer" && strings.HasPrefix(o.Name, "On") && o.Value != ""
+	}
+	if !elapses {
+		return nil, errors.New("timer unit lacks value setting, refusing")
+	}
+	return s, nil
+}
 
 // parseService reads a unit file. Every problem is a line of the error.
 func parseService(data []byte) (*service, error) {

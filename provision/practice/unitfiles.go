@@ -40,9 +40,13 @@ func (f unitFiles) enabled() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := filepath.Glob(filepath.Join(p, "*.wants", "*.service"))
-	if err != nil {
-		return nil, err
+	var links []string
+	for _, pattern := range []string{"*.service", "*.timer"} {
+		found, err := filepath.Glob(filepath.Join(p, "*.wants", pattern))
+		if err != nil {
+			return nil, err
+		}
+		links = append(links, found...)
 	}
 	names := make([]string, 0, len(links))
 	for _, l := range links {
@@ -63,7 +67,7 @@ func (f unitFiles) enable(name string) (made []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	def, err := parseService(data)
+	def, err := parseUnit(name, data)
 	if err != nil {
 		return nil, err
 	}

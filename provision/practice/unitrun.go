@@ -142,6 +142,12 @@ func (r *unitRun) mayStart(def *service) bool {
 // runOnce runs the unit's process until it ends. It reports how it ended and
 // whether that counts as a success.
 func (r *unitRun) runOnce(ctx context.Context, def *service) (result string, clean bool) {
+	if def.Type == timerType {
+		r.change(func(u *unitState) { u.active, u.sub, u.since = "active", "waiting", time.Now() })
+		r.settle("success")
+		<-ctx.Done()
+		return "success", true
+	}
 	notify, err := listenNotify(func(text string) { r.change(func(u *unitState) { u.text = text }) })
 	if err != nil {
 		r.say("%v", err)
@@ -168,7 +174,9 @@ func (r *unitRun) runOnce(ctx context.Context, def *service) (result string, cle
 	}
 	ready := notify.ready
 	var timeout <-chan time.Time
-	if !strings.HasPrefix(def.Type, "notify") {
+	if def.Type == "oneshot" {
+		ready = nil // it is started when it has ended
+	} else if !strings.HasPrefix(def.Type, "notify") {
 		ready = nil
 		activate()
 	} else if def.StartTimeout > 0 {

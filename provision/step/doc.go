@@ -43,7 +43,8 @@
 //	systemctl            --version, daemon-reload, enable, disable, start --no-block,
 //	                     stop, restart --no-block, reset-failed,
 //	                     show -p PROPERTY... UNIT with LoadState ActiveState SubState
-//	                     Result UnitFileState MainPID NeedDaemonReload NRestarts
+//	                     Result UnitFileState MainPID NeedDaemonReload NRestarts,
+//	                     is-active UNIT, is-enabled UNIT
 //	systemd-analyze      verify FILE
 //	tail                 -n N
 //	timeout              SECONDS COMMAND ARG...

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"muster/provision/observed"
+	"muster/provision/plan"
 	"muster/provision/remote"
 )
 
@@ -18,6 +19,7 @@ func removalOf(h *Host, withData bool) []string {
 	if h.Facts.Unit.Loaded {
 		lines = append(lines, "stop and disable "+h.unit().Name)
 	}
+	lines = append(lines, plan.BackupLeftovers(h.Facts)...)
 	lines = append(lines, ours(h)...)
 	if withData && hasData(h) {
 		lines = append(lines, h.Want.Member.DataDir+" AND ALL DATA IN IT")
