@@ -1,8 +1,8 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -147,16 +147,18 @@ func (m settledMeta) CommitState(state types.PersistentState) error {
 
 // syncSegments makes sure of what a member that was killed had written and not
 // synced: it will be found, and counted, like everything else.
-func syncSegments(dir string) error {
-	segments, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+func syncSegments(files types.VFS, dir string) error {
+	names, err := files.ListDir(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("list the raft log: %w", err)
 	}
-	for _, path := range segments {
-		file, err := os.OpenFile(path, os.O_RDWR, 0)
+	for _, name := range names {
+		if filepath.Ext(name) != ".wal" {
+			continue
+		}
+		file, err := files.OpenWriter(dir, name)
 		if err == nil {
-			err = file.Sync()
-			_ = file.Close()
+			err = errors.Join(file.Sync(), file.Close())
 		}
 		if err != nil {
 			return fmt.Errorf("sync what the raft log has: %w", err)

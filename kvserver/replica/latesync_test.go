@@ -254,3 +254,32 @@ func TestLeaderCountsItsOwnCopyWhenSynced(t *testing.T) {
 		}
 	}
 }
+
+// What was written and not synced when the process was killed is found at the
+// next start: it counts only once it is on the disk.
+func TestWhatAKilledProcessWroteIsSynced(t *testing.T) {
+	disk, dir := newSlowDisk(), t.TempDir()
+	logger := hashicorpLogger("log", testLogger(t, "log"))
+	open := func() (*durableLog, error) {
+		return openLog(dir, disk, logger, func(err error) { t.Error(err) })
+	}
+	log, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(log.StoreLog(&raft.Log{Index: 1, Term: 1, Data: []byte("x")}), log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("the disk is gone")
+	disk.release(broken)
+	if _, err := open(); !errors.Is(err, broken) {
+		t.Fatalf("opened without syncing what is there: %v", err)
+	}
+	disk.release(nil)
+	if log, err = open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -53,7 +53,7 @@ func openLog(dir string, files types.VFS, logger hclog.Logger, onFail func(error
 	if files == nil {
 		files = fs.New()
 	}
-	if err := syncSegments(dir); err != nil {
+	if err := syncSegments(files, dir); err != nil {
 		return nil, err
 	}
 	l := &durableLog{onFail: onFail}
