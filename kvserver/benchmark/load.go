@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ const (
 	manyClients = 1000
 	manyConns   = 100
 	keySpace    = 100_000
+	rangedKey   = "/one/of/the/keys"
 )
 
 // measureRequests measures single requests on a fresh cluster.
@@ -30,18 +32,30 @@ func measureRequests(ctx context.Context, t tools, kind kind, size int, o option
 		return err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
+	leader, follower, err := c.leaderAndFollower(ctx)
+	if err != nil {
+		return err
+	}
 	put := []string{"put", "--key-size", "16", "--val-size", strconv.Itoa(valueSize), "--key-space-size", strconv.Itoa(keySpace)}
-	loads := []struct {
+	if err := c.put(ctx, rangedKey); err != nil {
+		return err
+	}
+	get := []string{"range", rangedKey}
+	type load struct {
 		name    string
+		through []string
 		clients int
 		total   int
 		args    []string
-	}{
-		{"put, 1 client", 1, o.single, put},
-		{"put, 1000 clients", manyClients, o.puts, put},
-		{"linearizable range, 1000 clients", manyClients, o.ranges, []string{"range", "foo"}},
 	}
-	puts := 0
+	loads := []load{{"put, 1 client", leader, 1, o.single, put}}
+	if follower != nil {
+		loads = []load{{"put, 1 client, through the leader", leader, 1, o.single, put}, {"put, 1 client, through a follower", follower, 1, o.single, put}}
+	}
+	loads = append(loads,
+		load{"put, 1000 clients", c.endpoints(), manyClients, o.puts, put},
+		load{"linearizable range, 1000 clients", c.endpoints(), manyClients, o.ranges, get})
+	puts := 1
 	for _, load := range loads {
 		if load.args[0] == "put" {
 			puts += load.total
@@ -50,7 +64,7 @@ func measureRequests(ctx context.Context, t tools, kind kind, size int, o option
 		if err != nil {
 			return err
 		}
-		rate, err := t.drive(ctx, c, load.clients, load.total, load.args)
+		rate, err := t.drive(ctx, load.through, load.clients, load.total, load.args)
 		if err != nil {
 			return fmt.Errorf("%s: %w", load.name, err)
 		}
@@ -68,6 +82,42 @@ func measureRequests(ctx context.Context, t tools, kind kind, size int, o option
 	}
 	results.add(fmt.Sprintf("%d member(s): resident memory after that", size), "MiB", lowerIsBetter, kind.name, memory/(1<<20))
 	return c.checkRevision(ctx, int64(puts)+1)
+}
+
+// put writes one key with a value of the usual size.
+func (c *cluster) put(ctx context.Context, key string) error {
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.endpoints()})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = client.Put(ctx, key, strings.Repeat("v", valueSize))
+	return err
+}
+
+// leaderAndFollower are the endpoints of the leader and of another member, nil
+// when there is none.
+func (c *cluster) leaderAndFollower(ctx context.Context) (leader, follower []string, err error) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.endpoints()})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer client.Close()
+	for _, endpoint := range c.endpoints() {
+		status, err := client.Status(ctx, endpoint)
+		if err != nil {
+			return nil, nil, err
+		}
+		if status.Leader == status.Header.MemberId {
+			leader = []string{endpoint}
+		} else {
+			follower = []string{endpoint}
+		}
+	}
+	if leader == nil {
+		return nil, nil, errors.New("no member says that it leads")
+	}
+	return leader, follower, nil
 }
 
 // checkRevision refuses numbers that were not work: every put is in every
@@ -91,10 +141,10 @@ func (c *cluster) checkRevision(ctx context.Context, want int64) error {
 }
 
 // drive runs etcd's benchmark tool and returns its requests per second.
-func (t tools) drive(ctx context.Context, c *cluster, clients, total int, args []string) (float64, error) {
+func (t tools) drive(ctx context.Context, through []string, clients, total int, args []string) (float64, error) {
 	conns := min(clients, manyConns)
-	args = append(args, "--total", strconv.Itoa(total), "--clients", strconv.Itoa(clients), "--conns", strconv.Itoa(conns),
-		"--endpoints", strings.Join(c.endpoints(), ","))
+	args = append(slices.Clone(args), "--total", strconv.Itoa(total), "--clients", strconv.Itoa(clients), "--conns", strconv.Itoa(conns),
+		"--endpoints", strings.Join(through, ","))
 	var output bytes.Buffer
 	command := exec.CommandContext(ctx, t.benchmark, args...)
 	command.Stdout, command.Stderr = &output, &output
