@@ -63,7 +63,10 @@ test-differential: ## make the same REQUESTS (1000000) over SEEDS (50) of etcd a
 	$(GO) test -count=1 -v -timeout 4h $(TESTFLAGS) ./kvserver/difftest -seeds $(SEEDS) -requests $(REQUESTS) -history $(HISTORY)
 
 test-lab: build ## install a cluster on three systemd hosts in containers, and break it
-	$(GO) test -count=1 -tags lab -timeout 15m -v $(TESTFLAGS) ./examples/lab
+	$(GO) test -count=1 -tags lab -timeout 15m -v $(TESTFLAGS) -run TestLab ./examples/lab
+
+test-lifecycle: build ## take a cluster on five hosts through everything that happens to one, under load
+	$(GO) test -count=1 -tags lab -timeout 30m -v $(TESTFLAGS) -run TestLifecycle ./examples/lab
 
 lint: $(LINT) ## run golangci-lint (installed into .cache) and shellcheck; compare the README's table
 	$(LINT) run ./...
@@ -102,4 +105,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab lint bench bench-quick fuzz man dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab test-lifecycle lint bench bench-quick fuzz man dist clean

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,9 +30,9 @@ type hosts struct {
 	names     []string
 }
 
-// up makes the hosts anew. They are removed when the test ends, or kept for a
+// up makes n hosts anew. They are removed when the test ends, or kept for a
 // look when it failed and -keep is set.
-func up(t *testing.T) *hosts {
+func up(t *testing.T, n int) *hosts {
 	t.Helper()
 	here, err := os.Getwd()
 	if err != nil {
@@ -41,7 +42,9 @@ func up(t *testing.T) *hosts {
 		t:        t,
 		state:    filepath.Join(here, ".state", labName),
 		programs: filepath.Join(here, "..", "..", "bin"),
-		names:    []string{"controller-0", "controller-1", "controller-2"},
+	}
+	for i := range n {
+		h.names = append(h.names, fmt.Sprintf("controller-%d", i))
 	}
 	h.inventory = filepath.Join(h.state, "inventory.yaml")
 	for _, program := range []string{"muster", "musterd", "musterctl"} {
@@ -65,9 +68,15 @@ func up(t *testing.T) *hosts {
 		h.must(time.Minute, "./down")
 	})
 	began := time.Now()
-	h.must(10*time.Minute, "./up", "3")
+	h.make()
 	t.Logf("hosts up after %s", since(began))
 	return h
+}
+
+// make makes the hosts that are not there.
+func (h *hosts) make() {
+	h.t.Helper()
+	h.must(10*time.Minute, "./up", strconv.Itoa(len(h.names)))
 }
 
 func (h *hosts) address(i int) string { return fmt.Sprintf("%s.%d", labSubnet, 10+i) }

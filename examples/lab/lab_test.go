@@ -29,7 +29,7 @@ const (
 // other.
 func TestLab(t *testing.T) {
 	t.Setenv("ETCDCTL_API", "3")
-	h := up(t)
+	h := up(t, 3)
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T, *hosts)
