@@ -18,6 +18,10 @@ type StatusPage struct {
 	Members   []PageMember
 	// Certificates are in the order in which they are to be read.
 	Certificates []PageCertificate
+	// Plan is what apply would change now, one line each; PlanSummary says how
+	// much that is, or why nobody knows.
+	Plan        []string
+	PlanSummary string
 	// Backups are on the workstation, the newest first.
 	Backups   []PageBackup
 	BackupDir string

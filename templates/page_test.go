@@ -17,6 +17,7 @@ func examplePage() StatusPage {
 			{Name: "ca etcd-ca", Where: "workstation, 2 hosts", Expires: "2036-01-31", Left: "3652 days", Share: 99, State: "ok"},
 			{Name: "server a", Where: "workstation, 1 host", Expires: "2026-02-01", Left: "1 day", Share: 1, State: "soon", Problems: "expires soon"},
 		},
+		Plan: []string{"b: start service musterd.service"}, PlanSummary: "1 change on 1 host",
 		BackupDir: "prod-backups", Version: "v1",
 	}
 }

@@ -42,6 +42,14 @@ func (a *app) writePage(ctx context.Context, cluster *inventory.Cluster, status 
 			page.Certificates = append(page.Certificates, pageCertificate(group, now))
 		}
 	}
+	if p, err := provision.Plan(ctx, cluster, a.options(ctx, operationFlags{}, nil)); err != nil {
+		page.PlanSummary = "What apply would change is not known: " + err.Error()
+	} else {
+		page.PlanSummary = "muster apply now: " + p.Summary()
+		for _, c := range p.Changes {
+			page.Plan = append(page.Plan, c.String())
+		}
+	}
 	backups, err := snapshot.List(page.BackupDir, cluster.Name)
 	if err != nil {
 		a.log.Debug("no backups to show", "error", err)
