@@ -53,6 +53,7 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("killed in a row", w.killedInARow)
 	t.Run("killed changing members", w.killedChangingMembers)
 	t.Run("killed rotating", w.killedRotating)
+	t.Run("killed restoring", w.killedRestoring)
 }
 
 // workstation is where muster is run.

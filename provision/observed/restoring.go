@@ -16,7 +16,7 @@ const RestoringPath = "/etc/muster/restore.json"
 type Restoring struct {
 	// Snapshot is the checksum of the snapshot, in hexadecimal.
 	Snapshot string `json:"snapshot"`
-	// Begun is when the first run began it, in whole seconds.
+	// Begun is when the first run began it.
 	Begun time.Time `json:"begun"`
 	// Aside is where the data that was there before is kept; empty when there
 	// was none.

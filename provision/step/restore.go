@@ -128,9 +128,9 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	}
 	state := h.Facts.Restoring
 	if !state.Of(s.Contents.SHA256) {
-		state = observed.Restoring{Snapshot: s.Contents.SHA256, Begun: time.Now().UTC().Truncate(time.Second)}
+		state = observed.Restoring{Snapshot: s.Contents.SHA256, Begun: time.Now().UTC().Truncate(time.Millisecond)}
 		if h.Facts.Data == observed.DataFilled {
-			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format("20060102T150405Z")
+			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format("20060102T150405.000Z")
 		}
 		if err := h.writeRestoring(ctx, state); err != nil {
 			return err
