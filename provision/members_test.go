@@ -2,7 +2,9 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"muster/provision/observed"
 	"muster/provision/plan"
 	"muster/provision/step"
 )
@@ -179,6 +182,38 @@ func TestDeadMembersAreRemoved(t *testing.T) {
 		t.Errorf("changes %q", changed)
 	}
 	l.mustBeDone()
+}
+
+// Two clusters of one inventory's name do not become one, whichever answers
+// first, and nothing is changed on the way.
+func TestTwoClustersStayTwo(t *testing.T) {
+	l := newLab(t, 2)
+	l.loadHosts("", l.hosts[1])
+	l.mustApply()
+	l.loadHosts("", l.hosts[0])
+	l.mustApply()
+	l.load("")
+	l.mustFail("controller-1: this host is in cluster ", "two clusters cannot become one")
+	path := l.hosts[1].Path(observed.RecordPath)
+	var record observed.Record
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &record)
+	}
+	record.ClusterID, record.MemberID = "", "" // as before its first verification
+	if err == nil {
+		text, err = json.Marshal(record)
+	}
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mustFail("controller-1: /var/lib/muster holds the data of a member that the running cluster does not list")
+	if changed := l.events.texts(step.Changed); len(changed) > 0 {
+		t.Errorf("changes: %q", changed)
+	}
 }
 
 func (l *lab) mustPlan() *plan.Plan {

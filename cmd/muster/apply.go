@@ -43,13 +43,13 @@ what it had if it does not come up with what is new. Data is never deleted.`,
 }
 
 // forApply defines the flags of apply and of what is like it.
-func (flags *operationFlags) forApply(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
-	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
-	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
-	f.BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
-	f.StringVar(&flags.approved, "plan", "", "do the plan with this fingerprint, as muster plan prints it, and nothing else; does not ask")
+func (f *operationFlags) forApply(cmd *cobra.Command) {
+	set := cmd.Flags()
+	set.StringVar(&f.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
+	set.IntVar(&f.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
+	set.DurationVar(&f.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+	set.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
+	set.StringVar(&f.approved, "plan", "", "do the plan with this fingerprint, as muster plan prints it, and nothing else; does not ask")
 }
 
 // apply runs an operation of package provision that applies an inventory.

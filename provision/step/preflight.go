@@ -269,6 +269,7 @@ func verifiedHost(r *Run) *Host {
 func (e examination) data() {
 	f, dir, members := e.Facts, e.Want.Member.DataDir, e.run.roster.members
 	l, listed := members.Find(e.Want.Member)
+	cluster := fmt.Sprintf("%x", e.run.roster.cluster)
 	noData := f.Data == observed.DataAbsent || f.Data == observed.DataEmpty
 	switch {
 	case f.Data == observed.DataLink:
@@ -280,8 +281,13 @@ func (e examination) data() {
 		e.problem("%s is %s, but this host was member %s of cluster %s: its data is lost; starting it would found a second cluster. Bring the directory back, or let the member begin anew with the data of the others: muster replace %s", dir, f.Data, f.Record.MemberID, f.Record.ClusterID, e.Name)
 	case noData && !f.Unit.Running() && listed && len(l.ClientURLs) > 0:
 		e.problem("the cluster has a member %s (%x) and this host has no data: if it is to take that member's place, run muster replace %[1]s", e.Name, l.ID)
-	case f.Data == observed.DataFilled && f.Record.MemberID != "" && len(members) > 0 && !listed:
+	case f.Data != observed.DataFilled || len(members) == 0 || listed:
+	case f.Record.ClusterID != "" && f.Record.ClusterID != cluster:
+		e.problem("this host is in cluster %s, and the members that answer are in cluster %s; two clusters cannot become one: take the host out of the inventory, or run muster reset --data with an inventory of it alone", f.Record.ClusterID, cluster)
+	case f.Record.MemberID != "":
 		e.problem("%s holds the data of member %s, which was removed from the cluster; to use the host for a new member, run muster replace %s, which moves that data aside", dir, f.Record.MemberID, e.Name)
+	default:
+		e.problem("%s holds the data of a member that the running cluster does not list; if nobody needs it, stop %s there and move the directory away", dir, e.unit().Name)
 	}
 }
 
