@@ -219,17 +219,30 @@ func (l *lab) mustChangeNothing() {
 	}
 }
 
-// The CA is replaced in its phases, with a stop after each, while clients write
-// and no member is restarted.
-func TestRotateCA(t *testing.T) {
+// Certificates are renewed and the CA is replaced while clients write, and no
+// member is restarted for it.
+func TestCertificatesForLife(t *testing.T) {
 	l := newLab(t, 3)
 	l.mustApply()
+	processes := l.processes()
+	w := l.startWriter()
+	l.renewed()
+	l.rotated(w)
+	w.stop()
+	if now := l.processes(); !slices.Equal(now, processes) {
+		t.Errorf("members were restarted: %q, then %q", processes, now)
+	}
+	l.mustChangeNothing()
+}
+
+// rotated replaces the CA in its phases, with a stop after each.
+func (l *lab) rotated(w *writer) {
+	t := l.t
+	t.Helper()
 	before, err := os.ReadFile(filepath.Join(l.cluster.PKI.Dir, "ca.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	processes := l.processes()
-	w := l.startWriter()
 	for _, phase := range []pki.Phase{pki.Trusting, pki.Issuing, pki.Dropping} {
 		if report := l.rotate(phase); report.Phase != phase || !report.Status.Healthy {
 			t.Errorf("after %s: %+v", phase, report)
@@ -240,7 +253,6 @@ func TestRotateCA(t *testing.T) {
 	if report := l.rotate(""); report.Phase != pki.Settled {
 		t.Errorf("in the end: %+v", report)
 	}
-	w.stop()
 	after, err := os.ReadFile(filepath.Join(l.cluster.PKI.Dir, "ca.crt"))
 	if err != nil {
 		t.Fatal(err)
@@ -255,10 +267,6 @@ func TestRotateCA(t *testing.T) {
 			t.Errorf("%s trusts\n%s", h.Name, got)
 		}
 	}
-	if now := l.processes(); !slices.Equal(now, processes) {
-		t.Errorf("members were restarted: %q, then %q", processes, now)
-	}
-	l.mustChangeNothing()
 }
 
 func poolOf(bundle []byte) *x509.CertPool {
@@ -272,11 +280,10 @@ func signedBy(cert *x509.Certificate, pool *x509.CertPool) bool {
 	return err == nil
 }
 
-// New leaves are served at once, by the process that served the old ones.
-func TestRenewCertificates(t *testing.T) {
-	l := newLab(t, 3)
-	l.mustApply()
-	processes := l.processes()
+// renewed makes leaves anew: they are served at once.
+func (l *lab) renewed() {
+	t := l.t
+	t.Helper()
 	serials := func() []string {
 		var all []string
 		for _, h := range l.cluster.Hosts {
@@ -293,7 +300,6 @@ func TestRenewCertificates(t *testing.T) {
 		}
 		return report.Changes
 	}
-	w := l.startWriter()
 	before := serials()
 	if n := renew(Renewal{}); n != 0 || !slices.Equal(serials(), before) {
 		t.Errorf("%d changes when nothing is due", n)
@@ -313,10 +319,6 @@ func TestRenewCertificates(t *testing.T) {
 		if serial == one[i] {
 			t.Errorf("endpoint %d still serves %s", i, serial)
 		}
-	}
-	w.stop()
-	if now := l.processes(); !slices.Equal(now, processes) {
-		t.Errorf("members were restarted: %q, then %q", processes, now)
 	}
 	l.mustChangeNothing()
 }

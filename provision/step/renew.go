@@ -104,7 +104,7 @@ func installAll(ctx context.Context, h *Host) error {
 // triage tells members that are ready from those that are not, nor become so
 // in a part of ReadyTimeout: an election is no illness.
 func (r *Run) triage(ctx context.Context) (sick, well []*Host) {
-	ctx, cancel := context.WithTimeout(ctx, r.ReadyTimeout/6)
+	ctx, cancel := context.WithTimeout(ctx, r.ReadyTimeout/10)
 	defer cancel()
 	up := make([]bool, len(r.Hosts))
 	var wg sync.WaitGroup
