@@ -57,14 +57,6 @@ func TestReplaceByANewMachine(t *testing.T) {
 	w.mustHaveAll(2)
 }
 
-func TestReplaceLostData(t *testing.T) {
-	l := newLab(t, 3)
-	l.mustApply()
-	l.console(l.hosts[1], "systemctl stop musterd && rm -rf /var/lib/muster")
-	l.mustFail("controller-1", "its data is lost", "muster replace controller-1")
-	l.mustReplace("controller-1")
-}
-
 // Data that is of no use is moved aside, wherever a run before has ended.
 func TestReplaceGoesOn(t *testing.T) {
 	l := newLab(t, 3)
@@ -94,6 +86,7 @@ func TestReplacePlansAndKeepsTheQuorum(t *testing.T) {
 	l := newLab(t, 3)
 	l.mustApply()
 	l.console(l.hosts[2], "systemctl stop musterd && rm -rf /var/lib/muster")
+	l.mustFail("controller-2", "its data is lost", "muster replace controller-2")
 	planned := 0
 	l.opts.Show = func(p *plan.Plan) { planned = p.Len() }
 	l.events.reset()

@@ -185,7 +185,8 @@ func knock(ctx context.Context, from *Host, text string) bool {
 // case it returns the last error. A change of the members can be refused during
 // an election, or while a member that has just started is not yet counted.
 func (c *conversation) until(ctx context.Context, what string, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.ReadyTimeout)
+	outer := ctx
+	ctx, cancel := context.WithTimeout(outer, c.ReadyTimeout)
 	defer cancel()
 	tick := time.NewTicker(verifyPoll)
 	defer tick.Stop()
@@ -202,6 +203,8 @@ func (c *conversation) until(ctx context.Context, what string, try func(context.
 			return err
 		}
 		select {
+		case <-outer.Done():
+			return context.Cause(outer)
 		case <-ctx.Done():
 			if what != "" {
 				err = fmt.Errorf("%s: %w", what, err)

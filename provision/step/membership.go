@@ -81,7 +81,7 @@ func (c *conversation) make(ctx context.Context, now roster, move plan.Move) err
 		err = c.update(ctx, move)
 	}
 	if err != nil {
-		return &hostError{h.Name, fmt.Errorf("%s: %w", h.Name, err)}
+		return &hostError{h.Name, err}
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (c *conversation) speaker(now roster) (*clientv3.Client, error) {
 
 func (c *conversation) add(ctx context.Context, h *Host, move plan.Move) error {
 	listed := func(m plan.Members) bool { _, ok := m.Find(h.Want.Member); return ok }
-	return c.do(ctx, "add the member", fmt.Sprintf("added %s as a learner, at %s", h.Name, move.PeerURL), listed, func(ctx context.Context, client *clientv3.Client) error {
+	return c.do(ctx, "add the member "+h.Name, fmt.Sprintf("added %s as a learner, at %s", h.Name, move.PeerURL), listed, func(ctx context.Context, client *clientv3.Client) error {
 		_, err := client.MemberAddAsLearner(ctx, []string{move.PeerURL})
 		return err
 	})
@@ -166,7 +166,7 @@ func (c *conversation) join(ctx context.Context, h *Host, now roster) error {
 	if err := awaitReady(ctx, h); err != nil {
 		return err
 	}
-	return c.until(ctx, "wait for the member to give its name", func(ctx context.Context) error {
+	return c.until(ctx, "wait for the name of the member on "+h.Name, func(ctx context.Context) error {
 		if l, ok := c.ask(ctx, c.joined()).members.Find(h.Want.Member); !ok || l.Name == "" {
 			return errors.New("the member list does not show it yet")
 		}
@@ -179,7 +179,7 @@ func (c *conversation) promote(ctx context.Context, h *Host, move plan.Move) err
 		l, ok := m.Find(h.Want.Member)
 		return ok && !l.Learner
 	}
-	err := c.do(ctx, "promote the learner", h.Name+" has caught up and got its vote", votes, func(ctx context.Context, client *clientv3.Client) error {
+	err := c.do(ctx, "promote the learner "+h.Name, h.Name+" has caught up and got its vote", votes, func(ctx context.Context, client *clientv3.Client) error {
 		_, err := client.MemberPromote(ctx, move.ID)
 		return err
 	})
@@ -193,7 +193,7 @@ func (c *conversation) update(ctx context.Context, move plan.Move) error {
 	moved := func(m plan.Members) bool {
 		return slices.ContainsFunc(m, func(l plan.Listed) bool { return l.ID == move.ID && slices.Contains(l.PeerURLs, move.PeerURL) })
 	}
-	return c.do(ctx, "announce the new peer URL", fmt.Sprintf("announced %s at its new peer URL %s", move.Name, move.PeerURL), moved, func(ctx context.Context, client *clientv3.Client) error {
+	return c.do(ctx, "announce the new peer URL of "+move.Name, fmt.Sprintf("announced %s at its new peer URL %s", move.Name, move.PeerURL), moved, func(ctx context.Context, client *clientv3.Client) error {
 		_, err := client.MemberUpdate(ctx, move.ID, []string{move.PeerURL})
 		return err
 	})
