@@ -121,10 +121,10 @@ func (r *issuing) restore(want leaf, pair Pair) (reason string, err error) {
 	if len(pair.Cert) == 0 || len(pair.Key) == 0 {
 		return reason, nil
 	}
-	if _, unfit := parseLeaf(pair); unfit != nil {
-		return unfit.Error(), nil
+	if _, unfit := parseLeaf(pair); unfit == nil {
+		return "", r.keep(want, pair, reasonMissing)
 	}
-	return "", r.keep(want, pair, reasonMissing)
+	return "the host's certificate and key do not belong together", nil
 }
 
 // adopt opens a directory that may have lost its CA and kept some leaves.
