@@ -182,11 +182,13 @@ func TestRestoreOfAClusterThatGrew(t *testing.T) {
 
 // A restore that ends at any of its changes is finished by the next one, which
 // moves no data that came from the snapshot. Apply keeps out in between.
-func TestRestoreInterrupted(t *testing.T) {
+func TestRestoreInterrupted(t *testing.T) { newLab(t, 3).interruptRestores() }
+
+func (l *lab) interruptRestores() {
+	t := l.t
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // it is a test
-	l := newLab(t, 3)
 	l.mustApply()
 	l.put(0, "k1", "old")
 	saved := l.mustBackup(snapshot.Place{Dir: l.dir, File: "s.db"})

@@ -31,6 +31,9 @@ the cluster; --yes-lose-writes CLUSTER answers for a script. The old data stays
 on the hosts, in a directory named after it with .before-restore- and the time.
 Remove it when nobody needs it any more.
 
+With another server.binary in the inventory than the cluster has, this changes
+it from etcd's own server to musterd, or back.
+
 A run that failed or was killed is repeated with the same file: it goes on
 where that one has stopped. After a restore, clients that remember revisions
 have to begin anew: restart every kube-apiserver.`,

@@ -13,7 +13,7 @@
 //
 //	[                    -e -d -f -L -n -z -s, = and !=
 //	cat                  FILE, or standard input
-//	chmod, chown         MODE FILE, OWNER:GROUP FILE
+//	chmod, chown         MODE FILE, OWNER:GROUP FILE; chown -R
 //	command              -v NAME
 //	date                 +%s%N
 //	dd                   if= of= bs= count= oflag=dsync

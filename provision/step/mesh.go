@@ -152,7 +152,7 @@ func (h *Host) openProbe(ctx context.Context) (_ *probeSession, err error) {
 func (s *probeSession) program(ctx context.Context) (string, error) {
 	h := s.host
 	for _, b := range h.Want.Binaries {
-		if b.Program != "musterctl" {
+		if b.Program != clientProgram {
 			continue
 		}
 		payload, err := h.program(ctx, b)

@@ -136,8 +136,8 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 			return err
 		}
 	}
-	line := "ETCD_RESTORE_SNAPSHOT=" + placed(h) + "\n"
-	if err := h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(line)); err != nil {
+	ready, err := s.prepare(ctx, h)
+	if err != nil {
 		return err
 	}
 	record := h.Facts.Record
@@ -153,10 +153,28 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 			return err
 		}
 	}
+	if err := ready(); err != nil {
+		return err
+	}
 	h.Facts.Data = observed.DataAbsent
 	delete(h.Facts.Files, h.Want.Member.DataDir)
 	state.Moved = true
 	return h.writeRestoring(ctx, state)
+}
+
+// prepare has the host's server begin with the snapshot when it finds no data.
+// What it returns is called when the old data is away.
+func (s *Restore) prepare(ctx context.Context, h *Host) (ready func() error, err error) {
+	own, err := h.runsMusterd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !own {
+		return s.prepareEtcd(ctx, h)
+	}
+	line := "ETCD_RESTORE_SNAPSHOT=" + placed(h) + "\n"
+	err = h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(line))
+	return func() error { return nil }, err
 }
 
 func (h *Host) writeRestoring(ctx context.Context, state observed.Restoring) error {
