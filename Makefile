@@ -21,7 +21,7 @@ PROGRAMS := muster musterd musterctl
 # The linter is a tool, not a part of the product: it stays out of go.mod.
 LINT_VERSION := v2.15.0
 LINT := .cache/golangci-lint-$(LINT_VERSION)/golangci-lint
-SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require engine)
+SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require engine ansible/certificates)
 
 BENCH ?= .
 BENCHFLAGS ?=
@@ -86,6 +86,10 @@ bench: ## run the benchmarks (BENCH=regexp selects)
 bench-quick: ## compare musterd with etcd on this machine (3 minutes): speed, processor time, memory, restart
 	cd kvserver/benchmark && $(GO) run . $(BENCHFLAGS)
 
+bench-provision: build ## time muster apply and an Ansible playbook on the lab's hosts (BENCHFLAGS="-rounds 3")
+	examples/lab/require ansible-playbook:ansible openssl:openssl
+	$(GO) test -count=1 -tags lab -timeout 60m -v -run TestProvisionSpeed ./examples/lab $(BENCHFLAGS)
+
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@for package in $$($(GO) list ./...); do \
 	  tests=$$($(GO) test -list '^Fuzz' $$package); \
@@ -105,4 +109,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab test-lifecycle lint bench bench-quick fuzz man dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab test-lifecycle lint bench bench-quick bench-provision fuzz man dist clean

@@ -15,7 +15,10 @@ import (
 	"time"
 )
 
-var keep = flag.Bool("keep", false, "keep the hosts of a failed test")
+var (
+	keep   = flag.Bool("keep", false, "keep the hosts of a failed test")
+	rounds = flag.Int("rounds", 1, "measure this many times and print the medians")
+)
 
 // Budgets are what the installer promises on hosts like these. They are
 // reported, not enforced: a busy machine is no defect.
