@@ -203,9 +203,10 @@ func (c *conversation) until(ctx context.Context, what string, try func(context.
 			return err
 		}
 		select {
-		case <-outer.Done():
-			return context.Cause(outer)
 		case <-ctx.Done():
+			if outer.Err() != nil {
+				return context.Cause(outer)
+			}
 			if what != "" {
 				err = fmt.Errorf("%s: %w", what, err)
 			}

@@ -83,6 +83,11 @@ func (r *Run) restartSick(ctx context.Context) error {
 	if err := restartTogether(ctx, sick); err != nil {
 		return err
 	}
+	if len(well) > 0 {
+		if err := r.saveFirst(ctx); err != nil {
+			return err
+		}
+	}
 	for _, h := range well {
 		if err := restartOne(ctx, r, h); err != nil {
 			return err
