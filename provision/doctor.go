@@ -148,7 +148,8 @@ func (d *doctor) members(ctx context.Context) {
 	if !installed {
 		return
 	}
-	s := survey(ctx, d.run)
+	// A member that does not run has nothing to say, and that is found already.
+	s := survey(ctx, d.run, func(h *step.Host) bool { return h.Remote != nil && h.Facts.Unit.Running() })
 	versions := map[string][]string{}
 	for i, m := range s.Members {
 		if !d.looked(i) || !d.run.Hosts[i].Facts.Unit.Loaded {

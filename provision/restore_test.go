@@ -19,7 +19,7 @@ import (
 	"muster/provision/step"
 )
 
-var interruptions = flag.Int("interruptions", 3, "how many restores are interrupted in a row")
+var interruptions = flag.Int("interruptions", 2, "how many restores are interrupted in a row")
 
 func agree(step.Loss) (bool, error) { return true, nil }
 

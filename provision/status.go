@@ -64,7 +64,7 @@ func GetStatus(ctx context.Context, cluster *inventory.Cluster, o Options) (*Sta
 		return nil, err
 	}
 	defer finish(r)
-	status := survey(ctx, r)
+	status := survey(ctx, r, connected)
 	status.unreached(unreachable)
 	return &status, nil
 }
@@ -78,13 +78,16 @@ func (s *Status) unreached(errs []error) {
 	}
 }
 
-// survey asks every member whose host is connected.
-func survey(ctx context.Context, r *step.Run) Status {
+func connected(h *step.Host) bool { return h.Remote != nil }
+
+// survey asks the members of the hosts that are to be asked, which must be
+// connected.
+func survey(ctx context.Context, r *step.Run, ask func(*step.Host) bool) Status {
 	s := blank(r)
 	views := make([]member.View, len(r.Hosts))
 	var wg sync.WaitGroup
 	for i, h := range r.Hosts {
-		if h.Remote != nil {
+		if ask(h) {
 			wg.Go(func() { views[i] = s.Members[i].look(ctx, h, r.Bundle) })
 		}
 	}

@@ -35,7 +35,7 @@ func WatchStatus(ctx context.Context, cluster *inventory.Cluster, o Options, int
 		for i, h := range r.Hosts {
 			redials[i].keep(ctx, h, &unreachable[i])
 		}
-		status := survey(ctx, r)
+		status := survey(ctx, r, connected)
 		if ctx.Err() != nil {
 			return nil
 		}

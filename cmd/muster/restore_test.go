@@ -33,7 +33,7 @@ func (w *workstation) killedRestoring(t *testing.T) {
 	restore := []string{"restore", saved, "--yes-lose-writes", "practice", "-f", file, "--binary-dir", w.programs, "-o", "json"}
 	total, _, _ := w.killRun(t, -1, 0, restore...)
 	id := ""
-	for i := range (*kills + 14) / 15 {
+	for i := range (*kills + 29) / 30 {
 		_, at, killed := w.killRun(t, random.IntN(total), time.Duration(random.Int64N(int64(momentAfter))), restore...)
 		t.Logf("%2d killed=%t after %s", i, killed, at)
 		out := strings.Split(strings.TrimSpace(w.run(t, restore...)), "\n")
