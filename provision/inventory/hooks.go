@@ -11,7 +11,7 @@ import (
 type Hook struct {
 	// On is the moment: before- or after-, and connect (to each host), host
 	// (before its first change, and after the operation), upgrade (of the
-	// programs of a host), apply, restore, reset, backup or certs.
+	// programs of a host), apply, replace, restore, reset, backup or certs.
 	On string `yaml:"on,omitempty" json:"on,omitempty"`
 	// Run is a command for sh, run in the directory of the inventory. What is
 	// going on is in its environment as MUSTER_*.
@@ -24,7 +24,7 @@ type Script string
 
 // hookSubjects are what a hook can be before or after.
 func hookSubjects() []string {
-	return []string{"connect", "host", "upgrade", "apply", "restore", "reset", "backup", "certs"}
+	return []string{"connect", "host", "upgrade", "apply", "replace", "restore", "reset", "backup", "certs"}
 }
 
 // Moments are all values of Hook.On.
