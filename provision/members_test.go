@@ -183,6 +183,27 @@ func TestDeadMembersAreRemoved(t *testing.T) {
 	l.mustBeDone()
 }
 
+// A cluster that has grown comes back from a reset, where no unit tells any more
+// who founded it, and from a stop of all its members while a flag changes.
+func TestGrownClusterComesBack(t *testing.T) {
+	l := newLab(t, 2)
+	l.loadHosts("", l.hosts[0])
+	id := l.mustApply().Status.ClusterID
+	l.load("")
+	l.mustApply()
+	l.mustReset(ResetOptions{})
+	if now := l.mustApply().Status.ClusterID; now != id {
+		t.Errorf("cluster %s came back as %s", id, now)
+	}
+	l.mustBeDone()
+	for _, h := range l.hosts {
+		l.console(h, "systemctl stop musterd")
+	}
+	l.load("server:\n  flags: {heartbeat-interval: \"150\"}\n")
+	l.mustApply()
+	l.mustBeDone()
+}
+
 // Two clusters of one inventory's name do not become one, whichever answers
 // first, and nothing is changed on the way.
 func TestTwoClustersStayTwo(t *testing.T) {

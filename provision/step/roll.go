@@ -208,14 +208,13 @@ func (c *conversation) announce(ctx context.Context, h *Host, now roster) error 
 	return nil
 }
 
-// moveLeader lets another voting member of the inventory lead. When none can,
-// the member gives the lead up as it stops.
+// moveLeader lets another voting member lead. When none can, the member gives
+// the lead up as it stops.
 func (c *conversation) moveLeader(ctx context.Context, h *Host, now roster) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	for _, other := range c.Hosts {
-		l, ok := now.members.Find(other.Want.Member)
-		if !ok || other == h || l.Learner || !l.Alive {
+	for _, l := range now.members {
+		if l.ID == now.leader || l.Learner || !l.Alive {
 			continue
 		}
 		client, err := c.client(h, h.Want.Member.ClientURL)
@@ -223,10 +222,10 @@ func (c *conversation) moveLeader(ctx context.Context, h *Host, now roster) {
 			_, err = client.MoveLeader(ctx, l.ID)
 		}
 		if err == nil {
-			c.report(Note, h.step, h.Name, "moved the lead to "+other.Name)
+			c.report(Note, h.step, h.Name, "moved the lead to "+l.Name)
 			return
 		}
-		c.Log.Debug("move the lead", "from", h.Name, "to", other.Name, "error", err)
+		c.Log.Debug("move the lead", "from", h.Name, "to", l.Name, "error", err)
 	}
 	if len(now.members) > 1 {
 		h.warn("no other member took the lead over; the member gives it up as it stops")
