@@ -63,17 +63,14 @@ type proposer struct {
 	announce   func(index uint64) // called for what this member has committed as the leader
 	metrics    *metrics.Replica
 
-	mu     sync.Mutex
-	queue  []proposal
-	bytes  int
-	wake   chan struct{}
-	slots  chan struct{}
-	flying sync.WaitGroup
+	mu    sync.Mutex
+	queue []proposal
+	bytes int
+	wake  chan struct{}
 }
 
 func newProposer(p *proposer) *proposer {
 	p.wake = make(chan struct{}, 1)
-	p.slots = make(chan struct{}, window)
 	return p
 }
 
@@ -147,14 +144,17 @@ func (p *proposer) empty() bool {
 
 // run sends batches until ctx ends and those on their way have settled.
 func (p *proposer) run(ctx context.Context) {
-	defer p.forwarder.running.Wait()
-	defer p.flying.Wait()
-	for {
-		select {
-		case p.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
+	var senders sync.WaitGroup
+	for range window {
+		senders.Go(func() { p.send(ctx) })
+	}
+	senders.Wait()
+	p.forwarder.running.Wait()
+}
+
+// send sends one batch after the other.
+func (p *proposer) send(ctx context.Context) {
+	for ctx.Err() == nil {
 		for p.empty() {
 			select {
 			case <-p.wake:
@@ -166,25 +166,19 @@ func (p *proposer) run(ctx context.Context) {
 		if leader == 0 {
 			p.turnAway()
 			p.leadership.changeOr(ctx, idleRetry)
-			<-p.slots
-			p.poke()
 			continue
 		}
 		batch := p.take()
-		if len(batch) == 0 {
-			<-p.slots
-			continue
+		if !p.empty() {
+			p.poke()
 		}
-		p.flying.Add(1)
-		go func() {
-			defer p.flying.Done()
-			defer func() { <-p.slots }()
-			if leader == p.self {
-				p.append(ctx, batch)
-			} else {
-				p.forward(ctx, leader, batch)
-			}
-		}()
+		switch {
+		case len(batch) == 0:
+		case leader == p.self:
+			p.append(ctx, batch)
+		default:
+			p.forward(ctx, leader, batch)
+		}
 	}
 }
 
