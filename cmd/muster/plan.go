@@ -66,7 +66,7 @@ func (a *app) plan(ctx context.Context, flags operationFlags) error {
 	} else if err = p.WriteText(a.out, a.colorsOn(a.out)); err == nil {
 		_, err = fmt.Fprintf(a.out, "cluster %s: %s\n", p.Cluster, p.Summary())
 		if !p.Empty() {
-			_, err = fmt.Fprintf(a.out, "to do exactly this: muster apply --plan %s\n", p.Fingerprint())
+			_, err = fmt.Fprintf(a.out, "to do exactly this: muster apply -f %s --plan %s\n", a.file, p.Fingerprint())
 		}
 	}
 	if err == nil && !p.Empty() {
