@@ -2,7 +2,6 @@ package main
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -208,7 +207,7 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 		}
 		fmt.Fprintf(c.out, "\n%s\n", advice)
 		if until == "" && !flags.yes {
-			if goOn, err := c.goOn(ctx); err != nil || !goOn {
+			if goOn, err := c.askYes(ctx, "go on now? [y/N] "); err != nil || !goOn {
 				return err
 			}
 		}
@@ -225,18 +224,6 @@ func afterPhase(cluster *inventory.Cluster, phase pki.Phase) string {
 		return "every member serves certificates of the new CA. Now give new certificates to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on and drops the old CA"
 	}
 	return ""
-}
-
-// goOn asks whether to take the next phase.
-func (c certs) goOn(ctx context.Context) (bool, error) {
-	fmt.Fprint(c.err, "go on now? [y/N] ")
-	text, err := answer(ctx, func() (string, error) { return bufio.NewReader(c.in).ReadString('\n') })
-	if err != nil {
-		fmt.Fprintln(c.err)
-		return false, fmt.Errorf("read the answer: %w", err)
-	}
-	text = strings.ToLower(strings.TrimSpace(text))
-	return text == "y" || text == "yes", nil
 }
 
 // kubeAPIServer is the one purpose that --for knows.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -202,34 +201,8 @@ func (w *workstation) mustApply(t *testing.T, file string) applyResult {
 // still at work, and where.
 func (w *workstation) killApply(t *testing.T, file string, events int, moment time.Duration) (seen int, killed bool, at string) {
 	t.Helper()
-	cmd := w.command("apply", "--yes", "-f", file, "--binary-dir", w.programs, "-o", "json")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	strike := func() {
-		time.AfterFunc(moment, func() { _ = cmd.Process.Kill() }) // may be over already
-	}
-	if events == 0 {
-		strike()
-	}
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		at = lines.Text()
-		if seen++; seen == events {
-			strike()
-		}
-	}
-	err = cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() > 0 {
-		t.Fatalf("an apply after a killed one failed by itself:\n%s\n%s", at, &errs)
-	}
-	return seen, err != nil, at
+	seen, at, killed = w.killRun(t, events, moment, "apply", "--yes", "-f", file, "--binary-dir", w.programs)
+	return seen, killed, at
 }
 
 // clusterIdentity watches that a cluster keeps its CA and its ID.
