@@ -112,6 +112,9 @@ func finish(r *step.Run) {
 	if err := r.Close(); err != nil {
 		r.Log.Debug("close the connections", "error", err)
 	}
+	if r.Shares {
+		return
+	}
 	if err := r.Dialer.Close(); err != nil {
 		r.Log.Debug("close the bastions", "error", err)
 	}

@@ -38,6 +38,9 @@ type Options struct {
 	Approved string
 	// Show is given the plan that is carried out; nil for nobody.
 	Show func(*plan.Plan)
+	// Fleet is shared with the operations on other clusters; nil for an
+	// operation on its own.
+	Fleet *Fleet
 	// Reporter is told what happens; nil for nobody.
 	Reporter step.Reporter
 	Log      *slog.Logger
@@ -69,20 +72,23 @@ func (nobody) Report(step.Event) {}
 // begin prepares a run of the steps of one operation. Nothing is connected to
 // yet.
 func begin(operation string, cluster *inventory.Cluster, o Options) (*step.Run, error) {
-	dialer, err := remote.NewDialer(o.SSH)
-	if err != nil {
-		return nil, err
-	}
 	r := &step.Run{
 		Operation:    operation,
 		Cluster:      cluster,
 		PKI:          pki.Open(cluster.PKI.Dir, o.CAKeys),
-		Dialer:       dialer,
-		Programs:     newPrograms(o),
 		Reporter:     o.Reporter,
 		Log:          o.Log,
 		Concurrency:  o.Concurrency,
 		ReadyTimeout: o.ReadyTimeout,
 	}
+	if o.Fleet != nil {
+		r.Dialer, r.Programs, r.Shares = o.Fleet.dialer, o.Fleet.programs, true
+		return r, step.Outline(r)
+	}
+	dialer, err := remote.NewDialer(o.SSH)
+	if err != nil {
+		return nil, err
+	}
+	r.Dialer, r.Programs = dialer, newPrograms(o)
 	return r, step.Outline(r)
 }

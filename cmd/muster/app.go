@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -36,7 +35,10 @@ const (
 type app struct {
 	streams
 
-	file     string
+	// files are the inventories, or directories of them.
+	files []string
+	// selected are the names of the clusters meant; empty for all.
+	selected []string
 	output   string
 	json     bool
 	logLevel string
@@ -107,63 +109,6 @@ func (a *app) terminal() bool {
 // convention of no-color.org.
 func (a *app) colors() bool {
 	return a.colorsOn(a.err)
-}
-
-// loadInventory reads the inventory that --file names and prints its
-// warnings.
-func (a *app) loadInventory(opts ...inventory.Option) (*inventory.Cluster, error) {
-	cluster, warnings, err := a.readInventory(opts...)
-	for _, w := range warnings {
-		fmt.Fprintf(a.err, "warning: %s\n", w)
-	}
-	return cluster, err
-}
-
-func (a *app) readInventory(opts ...inventory.Option) (*inventory.Cluster, []inventory.Warning, error) {
-	source, err := a.openInventory()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer source.Close()
-	if a.canPrompt() {
-		opts = append(opts, inventory.CanPrompt())
-	}
-	cluster, warnings, err := inventory.Load(a.inventoryName(), source, opts...)
-	var problems inventory.Problems
-	if err != nil && !errors.As(err, &problems) {
-		err = &usageError{err: err, hint: "name a file with --file, or - for standard input"}
-	}
-	return cluster, warnings, err
-}
-
-func (a *app) openInventory() (io.ReadCloser, error) {
-	if a.file == standardInput {
-		return io.NopCloser(a.in), nil
-	}
-	f, err := os.Open(a.file)
-	if err == nil {
-		return f, nil
-	}
-	failure := &usageError{err: fmt.Errorf("read the inventory: %w", err)}
-	if errors.Is(err, fs.ErrNotExist) {
-		failure.hint = fmt.Sprintf("name the inventory with --file, or make one: muster init --file %s root@10.240.0.10", a.file)
-	}
-	return nil, failure
-}
-
-// inventoryName is what problems call the inventory.
-func (a *app) inventoryName() string {
-	if a.file == standardInput {
-		return "stdin"
-	}
-	return a.file
-}
-
-// canPrompt says that there is a person who can be asked for a passphrase.
-// Standard input is not free for that when it carries the inventory.
-func (a *app) canPrompt() bool {
-	f, ok := a.in.(*os.File)
-	return ok && a.file != standardInput && term.IsTerminal(int(f.Fd()))
 }
 
 // usageError is a mistake in the command line or in a file it names.

@@ -34,9 +34,13 @@ goes on where a run that failed or was killed has stopped. Hosts that are new in
 the inventory join as learners and get their vote when they have caught up;
 members that are not in it any more are removed. Members are restarted one at a
 time while the others hold the quorum, the leader last; the first one gets back
-what it had if it does not come up with what is new. Data is never deleted.`,
+what it had if it does not come up with what is new. Data is never deleted.
+
+An inventory may have several clusters, one in each YAML document, and --file
+may be a directory or be repeated. The clusters are worked on side by side; one
+that fails does not stop the others.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.apply(cmd.Context(), flags, provision.Apply) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.applyAll(cmd.Context(), flags) },
 	}
 	flags.forApply(cmd)
 	return cmd
@@ -52,15 +56,23 @@ func (f *operationFlags) forApply(cmd *cobra.Command) {
 	set.StringVar(&f.approved, "plan", "", "do the plan with this fingerprint, as muster plan prints it, and nothing else; does not ask")
 }
 
-// apply runs an operation of package provision that applies an inventory.
-func (a *app) apply(ctx context.Context, flags operationFlags, do func(context.Context, *inventory.Cluster, provision.Options) (*provision.Report, error)) error {
+// applyAll applies the inventory of every cluster.
+func (a *app) applyAll(ctx context.Context, flags operationFlags) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
-	cluster, err := a.loadInventory()
-	if err != nil {
+	clusters, err := a.loadInventories()
+	switch {
+	case err != nil:
 		return err
+	case len(clusters) > 1:
+		return a.applyFleet(ctx, flags, clusters)
 	}
+	return a.apply(ctx, flags, clusters[0], provision.Apply)
+}
+
+// apply runs an operation of package provision that applies an inventory.
+func (a *app) apply(ctx context.Context, flags operationFlags, cluster *inventory.Cluster, do func(context.Context, *inventory.Cluster, provision.Options) (*provision.Report, error)) error {
 	r, resume := a.newLateReporter(hostNames(cluster))
 	o := a.options(ctx, flags, r)
 	o.Approved, o.Show = flags.approved, func(p *plan.Plan) {

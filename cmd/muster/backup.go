@@ -41,12 +41,8 @@ cluster in clear: keep it where only you can read it.`,
 }
 
 // backupDir is where snapshots go when no other place is named.
-func (a *app) backupDir(cluster *inventory.Cluster) string {
-	dir := "."
-	if a.file != standardInput {
-		dir = filepath.Dir(a.file)
-	}
-	return filepath.Join(dir, cluster.Name+"-backups")
+func backupDir(cluster *inventory.Cluster) string {
+	return filepath.Join(filepath.Dir(cluster.File()), cluster.Name+"-backups")
 }
 
 func (a *app) backup(ctx context.Context, args []string, keep int) error {
@@ -57,7 +53,7 @@ func (a *app) backup(ctx context.Context, args []string, keep int) error {
 	if err != nil {
 		return err
 	}
-	place := snapshot.Place{Dir: a.backupDir(cluster), Keep: keep}
+	place := snapshot.Place{Dir: backupDir(cluster), Keep: keep}
 	if len(args) > 0 {
 		place = snapshot.PlaceFor(args[0], keep)
 	}

@@ -97,7 +97,7 @@ func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n",
 
 // install is muster apply.
 func (d *demo) install(ctx context.Context, hosts *practice.Cluster) (*inventory.Cluster, error) {
-	d.file = hosts.Inventory
+	d.files = []string{hosts.Inventory}
 	cluster, err := d.loadInventory()
 	if err != nil {
 		return nil, err

@@ -57,14 +57,18 @@ func (a *app) init(cluster, identityFile string, args []string) error {
 	if err := checkStarter(text); err != nil {
 		return err
 	}
-	if a.file == standardInput {
+	file, err := a.oneFile()
+	if err != nil {
+		return err
+	}
+	if file == standardInput {
 		_, err := a.out.Write(text)
 		return err
 	}
-	if err := writeNew(a.file, text); err != nil {
+	if err := writeNew(file, text); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.err, "wrote %s\nnext: muster validate -f %[1]s, then muster apply -f %[1]s\n", a.file)
+	fmt.Fprintf(a.err, "wrote %s\nnext: muster validate -f %[1]s, then muster apply -f %[1]s\n", file)
 	return nil
 }
 

@@ -134,10 +134,31 @@ func (a *app) explain(err error) {
 		return
 	}
 	if a.wantsJSON() {
-		_ = json.NewEncoder(a.out).Encode(map[string]any{
-			"time": time.Now(), "kind": "error", "error": f.Error(), "hint": f.Hint(), "details": f.Details(),
-		})
+		_ = json.NewEncoder(a.out).Encode(newErrorLine("", err))
 		return
 	}
 	_, _ = io.WriteString(a.err, f.Details())
+}
+
+// errorLine is the last line of an operation's JSON output when it failed.
+type errorLine struct {
+	Time    time.Time `json:"time"`
+	Kind    string    `json:"kind"`
+	Cluster string    `json:"cluster,omitempty"` // when there are several
+	Error   string    `json:"error"`
+	Hint    string    `json:"hint"`
+	Details string    `json:"details"`
+}
+
+func newErrorLine(cluster string, err error) errorLine {
+	line := errorLine{Time: time.Now(), Kind: "error", Cluster: cluster, Error: err.Error()}
+	var h hinter
+	if errors.As(err, &h) {
+		line.Hint = h.Hint()
+	}
+	var f *provision.Failure
+	if errors.As(err, &f) {
+		line.Details = f.Details()
+	}
+	return line
 }

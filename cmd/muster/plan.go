@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"muster/provision"
+	"muster/provision/inventory"
 	"muster/provision/plan"
 )
 
@@ -33,6 +34,8 @@ directories, programs, certificates, files, the unit and its flags, and the
 cluster's members. It only reads. No host gets a file, not even for a moment,
 nothing is locked, and no certificate is made.
 
+Of several clusters, every plan is made, and one that cannot be made counts most.
+
 exit codes: 0 nothing to do, 2 changes to make, 1 the plan could not be made`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.plan(cmd.Context(), flags) },
@@ -48,10 +51,14 @@ func (a *app) plan(ctx context.Context, flags operationFlags) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
-	cluster, err := a.loadInventory()
-	if err != nil {
+	clusters, err := a.loadInventories()
+	switch {
+	case err != nil:
 		return err
+	case len(clusters) > 1:
+		return a.planFleet(ctx, flags, clusters)
 	}
+	cluster := clusters[0]
 	p, err := provision.Plan(ctx, cluster, a.options(ctx, flags, &quietReporter{plainReporter{out: a.err}}))
 	if err != nil {
 		if !a.wantsJSON() {
@@ -66,13 +73,25 @@ func (a *app) plan(ctx context.Context, flags operationFlags) error {
 	} else if err = p.WriteText(a.out, a.colorsOn(a.out)); err == nil {
 		_, err = fmt.Fprintf(a.out, "cluster %s: %s\n", p.Cluster, p.Summary())
 		if !p.Empty() {
-			_, err = fmt.Fprintf(a.out, "to do exactly this: muster apply -f %s --plan %s\n", a.file, p.Fingerprint())
+			_, err = fmt.Fprintf(a.out, "to do exactly this: muster apply %s --plan %s\n", a.inventoryFlags(cluster), p.Fingerprint())
 		}
 	}
 	if err == nil && !p.Empty() {
 		return errDrift
 	}
 	return err
+}
+
+// inventoryFlags name one cluster on the command line.
+func (a *app) inventoryFlags(c *inventory.Cluster) string {
+	flags := "-f " + c.File()
+	if len(a.files) == 1 && a.files[0] == standardInput {
+		flags = "-f " + standardInput
+	}
+	if len(a.selected) > 0 {
+		flags += " --cluster " + c.Name
+	}
+	return flags
 }
 
 // planJSON is a plan in JSON.

@@ -41,17 +41,20 @@ type jsonReporter struct {
 // jsonEvent is the form of one line. The last line of an operation has kind
 // "result" or "error".
 type jsonEvent struct {
-	Time time.Time `json:"time"`
-	Kind step.Kind `json:"kind"`
-	Step string    `json:"step"`
-	Host string    `json:"host,omitempty"`
-	Text string    `json:"text,omitempty"`
+	Time    time.Time `json:"time"`
+	Kind    step.Kind `json:"kind"`
+	Cluster string    `json:"cluster,omitempty"` // when there are several
+	Step    string    `json:"step"`
+	Host    string    `json:"host,omitempty"`
+	Text    string    `json:"text,omitempty"`
 }
 
-func (r *jsonReporter) Report(e step.Event) {
+func (r *jsonReporter) Report(e step.Event) { r.line(jsonEvent(e)) }
+
+func (r *jsonReporter) line(v any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_ = r.enc.Encode(jsonEvent(e))
+	_ = r.enc.Encode(v)
 }
 
 func (*jsonReporter) stop(bool) {}
@@ -126,8 +129,13 @@ const allHosts = "cluster"
 
 func plainLine(e step.Event) (string, bool) {
 	host := e.Host
-	if host == "" {
+	switch {
+	case host == "" && e.Cluster != "":
+		host = e.Cluster
+	case host == "":
 		host = allHosts
+	case e.Cluster != "":
+		host = e.Cluster + "/" + host
 	}
 	switch e.Kind {
 	case step.Changed, step.Note:

@@ -30,7 +30,14 @@ It can be run again at any time, and goes on where it has stopped.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.apply(cmd.Context(), flags, func(ctx context.Context, cluster *inventory.Cluster, o provision.Options) (*provision.Report, error) {
+			if err := flags.check(); err != nil {
+				return err
+			}
+			cluster, err := a.loadInventory()
+			if err != nil {
+				return err
+			}
+			return a.apply(cmd.Context(), flags, cluster, func(ctx context.Context, cluster *inventory.Cluster, o provision.Options) (*provision.Report, error) {
 				if _, err := provision.Select(cluster, args); err != nil {
 					return nil, &usageError{err, "muster validate lists the hosts"}
 				}

@@ -81,7 +81,8 @@ exit codes: 0 ok, 1 failed, 2 usage or invalid inventory; plan: 2 changes to mak
 	root.SetErr(a.err)
 
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.file, "file", "f", defaultInventory, `inventory to read; "-" is standard input`)
+	flags.StringArrayVarP(&a.files, "file", "f", []string{defaultInventory}, `inventory to read, or a directory of them; "-" is standard input; may be repeated`)
+	flags.StringSliceVar(&a.selected, "cluster", nil, "names of the clusters to work on, when the inventory has several; all when left out")
 	flags.StringVarP(&a.output, "output", "o", outputText, `form of the output: "text" or "json"`)
 	flags.BoolVar(&a.json, "json", false, "short for --output json")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "least severe messages to print: debug, info, warn or error")

@@ -33,7 +33,8 @@ problem. The exit code is 1 unless every member is healthy.
 
 With --watch it asks again and again until it is interrupted. With -o html it
 writes one page for a browser, with the certificates and the backups beside the
-members, that needs no other file and can be sent to somebody.`,
+members, that needs no other file and can be sent to somebody. Both are for one
+cluster; without them an inventory may have several.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
@@ -48,10 +49,14 @@ members, that needs no other file and can be sent to somebody.`,
 }
 
 func (a *app) status(ctx context.Context) error {
-	cluster, err := a.loadInventory()
-	if err != nil {
+	clusters, err := a.loadInventories()
+	switch {
+	case err != nil:
 		return err
+	case len(clusters) > 1:
+		return a.statusFleet(ctx, clusters)
 	}
+	cluster := clusters[0]
 	status, err := provision.GetStatus(ctx, cluster, a.options(ctx, operationFlags{}, nil))
 	if err != nil {
 		return err
@@ -64,8 +69,7 @@ func (a *app) status(ctx context.Context) error {
 		enc.SetIndent("", "  ")
 		err = enc.Encode(status)
 	default:
-		fmt.Fprintf(a.out, "cluster %s (%s)\n\n", status.Cluster, orDash(status.ClusterID))
-		a.printMembers(*status)
+		a.printStatus(*status)
 	}
 	if err != nil {
 		return err
@@ -74,6 +78,11 @@ func (a *app) status(ctx context.Context) error {
 		return errUnhealthy
 	}
 	return nil
+}
+
+func (a *app) printStatus(s provision.Status) {
+	fmt.Fprintf(a.out, "cluster %s (%s)\n\n", s.Cluster, orDash(s.ClusterID))
+	a.printMembers(s)
 }
 
 // clearScreen moves to the upper left corner and clears what is below.

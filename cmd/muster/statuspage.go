@@ -23,7 +23,7 @@ func (a *app) writePage(ctx context.Context, cluster *inventory.Cluster, status 
 	now := time.Now()
 	page := templates.StatusPage{
 		Cluster: status.Cluster, ClusterID: orDash(status.ClusterID), Healthy: status.Healthy, Summary: summary(status),
-		Time: now.UTC().Format("2006-01-02 15:04:05 UTC"), BackupDir: a.backupDir(cluster), Version: thisBuild().Version,
+		Time: now.UTC().Format("2006-01-02 15:04:05 UTC"), BackupDir: backupDir(cluster), Version: thisBuild().Version,
 	}
 	if status.Problem != "" {
 		page.Problems = append(page.Problems, status.Problem)

@@ -27,25 +27,29 @@ type verdict struct {
 	Problems []inventory.Problem `json:"problems"`
 	Warnings []inventory.Warning `json:"warnings"`
 	Cluster  *inventory.Cluster  `json:"cluster,omitempty"` // with its defaults filled in
+	// Clusters are in place of Cluster when there are several.
+	Clusters []*inventory.Cluster `json:"clusters,omitempty"`
 }
 
 func (a *app) validate() error {
 	if a.wantsJSON() {
 		return a.validateJSON()
 	}
-	cluster, err := a.loadInventory()
+	clusters, err := a.loadInventories()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "%s: cluster %s, %d controllers\n", a.inventoryName(), cluster.Name, len(cluster.Hosts))
-	for _, h := range cluster.Hosts {
-		fmt.Fprintf(a.out, "  %s  %s  clients at %s\n", h.Name, h.Address, h.ClientURL())
+	for _, cluster := range clusters {
+		fmt.Fprintf(a.out, "%s: cluster %s, %d controllers\n", cluster.File(), cluster.Name, len(cluster.Hosts))
+		for _, h := range cluster.Hosts {
+			fmt.Fprintf(a.out, "  %s  %s  clients at %s\n", h.Name, h.Address, h.ClientURL())
+		}
 	}
 	return nil
 }
 
 func (a *app) validateJSON() error {
-	cluster, warnings, err := a.readInventory()
+	clusters, warnings, err := a.readInventories()
 	var problems inventory.Problems
 	if err != nil && !errors.As(err, &problems) {
 		return err
@@ -54,7 +58,11 @@ func (a *app) validateJSON() error {
 		Valid:    err == nil,
 		Problems: append([]inventory.Problem{}, problems...),
 		Warnings: append([]inventory.Warning{}, warnings...),
-		Cluster:  cluster,
+	}
+	if len(clusters) == 1 {
+		answer.Cluster = clusters[0]
+	} else {
+		answer.Clusters = clusters
 	}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")

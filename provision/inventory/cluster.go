@@ -77,10 +77,14 @@ type Cluster struct {
 	Practice bool `yaml:"practice,omitempty" json:"practice,omitempty"`
 
 	dir string
+	doc *document // that it was read from
 }
 
 // Dir is the directory of the inventory, absolute.
 func (c *Cluster) Dir() string { return c.dir }
+
+// File is the name of the inventory as it was given to Load.
+func (c *Cluster) File() string { return c.doc.file }
 
 // Host is one controller.
 type Host struct {

@@ -63,11 +63,6 @@ func (d *document) failure() error {
 	return d.problems
 }
 
-func (d *document) sortedWarnings() []Warning {
-	d.warnings.sort()
-	return d.warnings
-}
-
 // join returns the path of a key inside a field.
 func join(field, key string) string {
 	if field == "" {

@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
-// MaxSize is the largest inventory accepted, in bytes. A cluster of a hundred
-// hosts with every field given takes about 50 KiB.
+// MaxSize is the largest inventory accepted, in bytes. A hundred hosts with
+// every field given take about 50 KiB.
 const MaxSize = 1 << 20
 
 // Option changes what Load accepts.
@@ -35,11 +37,28 @@ func LookupEnv(lookup func(string) (string, bool)) Option {
 	return func(s *settings) { s.lookupEnv = lookup }
 }
 
-// Load reads one inventory from r. The name is the file's and appears in
-// problems; relative paths in the document start at its directory. A bad
-// inventory yields an error of type Problems that holds every problem found;
-// any other error means that r could not be read.
+// Load reads one inventory of one cluster from r. The name is the file's and
+// appears in problems; relative paths in the document start at its directory.
+// A bad inventory yields an error of type Problems that holds every problem
+// found; any other error means that r could not be read.
 func Load(name string, r io.Reader, opts ...Option) (*Cluster, []Warning, error) {
+	clusters, warnings, err := LoadAll(name, r, opts...)
+	if err != nil {
+		return nil, warnings, err
+	}
+	if len(clusters) > 1 {
+		second := clusters[1].doc
+		second.problem("", "a second document starts here", "write one cluster a file and remove the rest")
+		return nil, warnings, second.failure()
+	}
+	return clusters[0], warnings, nil
+}
+
+// LoadAll is Load for an inventory that may hold several clusters, one in each
+// YAML document. They are returned in the order of the documents; empty
+// documents are passed over. What one cluster must not share with another is
+// for Together to find.
+func LoadAll(name string, r io.Reader, opts ...Option) ([]*Cluster, []Warning, error) {
 	s := settings{lookupEnv: os.LookupEnv}
 	for _, opt := range opts {
 		opt(&s)
@@ -53,21 +72,32 @@ func Load(name string, r io.Reader, opts ...Option) (*Cluster, []Warning, error)
 		return nil, nil, fmt.Errorf("read the inventory %s: %w", name, err)
 	}
 
-	doc := &document{file: name, dir: dir, settings: s}
-	root := doc.parse(text)
-	if root == nil {
-		return nil, nil, doc.failure()
+	whole := &document{file: name, dir: dir, settings: s}
+	roots := whole.parse(text)
+	problems, warnings := whole.problems, whole.warnings
+	var clusters []*Cluster
+	for _, root := range roots {
+		doc := &document{file: name, dir: dir, settings: s}
+		clusters = append(clusters, doc.cluster(root))
+		problems, warnings = append(problems, doc.problems...), append(warnings, doc.warnings...)
 	}
-	c := Cluster{dir: dir}
-	doc.decode(root, &c)
-	if !doc.bad[""] {
-		doc.fillDefaults(&c)
-		doc.check(&c)
+	warnings.sort()
+	if len(problems) > 0 {
+		problems.sort()
+		return nil, warnings, problems
 	}
-	if len(doc.problems) > 0 {
-		return nil, doc.sortedWarnings(), doc.failure()
+	return clusters, warnings, nil
+}
+
+// cluster decodes, completes and checks the cluster of one document.
+func (d *document) cluster(root *yaml.Node) *Cluster {
+	c := &Cluster{dir: d.dir, doc: d}
+	d.decode(root, c)
+	if !d.bad[""] {
+		d.fillDefaults(c)
+		d.check(c)
 	}
-	return &c, doc.sortedWarnings(), nil
+	return c
 }
 
 // expandPath makes a path of the document absolute: "~/" is the home

@@ -17,9 +17,9 @@ import (
 // on every line.
 const maxReported = 10
 
-// parse turns the text into the root node of its only document. It returns
-// nil after recording why there is none.
-func (d *document) parse(text []byte) *yaml.Node {
+// parse turns the text into the root nodes of its documents. It returns none
+// after recording why.
+func (d *document) parse(text []byte) []*yaml.Node {
 	if len(text) > MaxSize {
 		d.problem("", fmt.Sprintf("the file is larger than %d KiB", MaxSize>>10),
 			"write an inventory: a list of controllers needs a few lines")
@@ -29,25 +29,23 @@ func (d *document) parse(text []byte) *yaml.Node {
 		return nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	var doc yaml.Node
-	switch err := decoder.Decode(&doc); {
-	case err != nil && !errors.Is(err, io.EOF):
-		d.syntaxProblem(text, err)
-		return nil
-	case err != nil, doc.Content[0].Tag == "!!null":
-		d.problem("", "the file is empty", "write cluster: NAME and a list of controllers, or start with muster init")
-		return nil
+	var roots []*yaml.Node
+	for {
+		var doc yaml.Node
+		switch err := decoder.Decode(&doc); {
+		case err == nil && doc.Content[0].Tag == "!!null":
+		case err == nil:
+			roots = append(roots, doc.Content[0])
+		case !errors.Is(err, io.EOF):
+			d.syntaxProblem(text, err)
+			return nil
+		case len(roots) == 0:
+			d.problem("", "the file is empty", "write cluster: NAME and a list of controllers, or start with muster init")
+			return nil
+		default:
+			return roots
+		}
 	}
-	var second yaml.Node
-	switch err := decoder.Decode(&second); {
-	case err == nil:
-		d.problemAt(&second, "", "a second document starts here", "write one cluster a file and remove the rest")
-		return nil
-	case !errors.Is(err, io.EOF):
-		d.syntaxProblem(text, err)
-		return nil
-	}
-	return doc.Content[0]
 }
 
 // checkCharacters reports what YAML forbids in any text, with positions that

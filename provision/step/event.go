@@ -17,11 +17,12 @@ const (
 
 // Event is one thing that happened during an operation.
 type Event struct {
-	Time time.Time
-	Kind Kind
-	Step string
-	Host string // empty for the cluster as a whole
-	Text string
+	Time    time.Time
+	Kind    Kind
+	Cluster string // empty unless several are worked on
+	Step    string
+	Host    string // empty for the cluster as a whole
+	Text    string
 }
 
 // Reporter receives events from several goroutines at once.

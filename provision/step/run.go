@@ -42,6 +42,7 @@ type Run struct {
 
 	Dialer   *remote.Dialer
 	Programs Programs
+	Shares   bool // the dialer and the programs with other runs
 	Reporter Reporter
 	Log      *slog.Logger
 	// Concurrency is how many hosts are worked on at once.
