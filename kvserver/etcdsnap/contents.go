@@ -36,7 +36,8 @@ type sink interface {
 	put(key, value []byte) error
 }
 
-// contents writes an image as etcd would have stored it.
+// contents writes an image as etcd would have stored it, without what version 2
+// has.
 func contents(ctx context.Context, image *machine.Image, to sink) error {
 	for _, b := range []struct {
 		bucket backend.Bucket
@@ -60,6 +61,34 @@ func contents(ctx context.Context, image *machine.Image, to sink) error {
 		if err != nil {
 			return fmt.Errorf("bucket %s: %w", b.bucket.Name(), err)
 		}
+	}
+	return nil
+}
+
+// v2Bucket holds version 2's data, in musterd's own form. etcd has none in its
+// snapshots, and takes no notice of it.
+type v2Bucket struct{}
+
+func (v2Bucket) ID() backend.BucketID    { return -1 }
+func (v2Bucket) Name() []byte            { return []byte("muster_v2") }
+func (v2Bucket) String() string          { return "muster_v2" }
+func (v2Bucket) IsSafeRangeBucket() bool { return false }
+
+// v2 writes the bucket of version 2 if there is anything to write: the snapshot
+// of a cluster that does not use version 2 has etcd's buckets only.
+func v2(image *machine.Image, to sink) error {
+	begun := false
+	err := image.EachV2(func(key, value []byte) error {
+		if !begun {
+			begun = true
+			if err := to.bucket(v2Bucket{}); err != nil {
+				return err
+			}
+		}
+		return to.put(bytes.Clone(key), bytes.Clone(value))
+	})
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", v2Bucket{}.Name(), err)
 	}
 	return nil
 }

@@ -152,6 +152,9 @@ func (w *writer) write(image *machine.Image) error {
 	}
 	err := contents(w.ctx, image, w)
 	if err == nil {
+		err = v2(image, w)
+	}
+	if err == nil {
 		err = w.tx.Commit()
 	} else if w.tx != nil {
 		err = errors.Join(err, w.tx.Rollback())

@@ -50,7 +50,7 @@ func (f *File) read(ctx context.Context, to *machine.Builder) (compacted int64, 
 	}()
 	err = f.db.View(func(tx *bbolt.Tx) error {
 		r := &reader{ctx: ctx, tx: tx, to: to}
-		for _, step := range []func() error{r.meta, r.history, r.leases, r.alarms, r.auth} {
+		for _, step := range []func() error{r.meta, r.history, r.leases, r.alarms, r.auth, r.v2} {
 			if err := step(); err != nil {
 				return err
 			}
@@ -206,3 +206,5 @@ func (r *reader) auth() error {
 	}
 	return r.to.Auth(enabled, revision, users, roles)
 }
+
+func (r *reader) v2() error { return r.each(v2Bucket{}, r.to.V2) }

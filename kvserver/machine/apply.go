@@ -11,6 +11,7 @@ import (
 
 	"muster/kvserver/machine/auth"
 	"muster/kvserver/mvcc"
+	"muster/kvserver/v2tree"
 )
 
 // Entry is one entry of the raft log.
@@ -36,6 +37,8 @@ type Outcome struct {
 	// Response is the response of etcd's API for this request. Its header has
 	// the revision only. Nil when Err is set.
 	Response proto.Message
+	// V2 is what became of a request of version 2; Response and Err are nil then.
+	V2 v2tree.Result
 	// Err is one of the request errors of this package.
 	Err error
 }
@@ -72,7 +75,11 @@ func (m *Machine) Apply(entries []Entry, wanted func(id uint64) bool) ([]Outcome
 			return nil, errors.Join(fmt.Errorf("apply entry %d: %w", e.Index, err), s.w.Discard())
 		}
 	}
-	if err := putPosition(s.w.Batch(), s.state.Position); err != nil {
+	v2Changes, err := s.finishV2()
+	if err == nil {
+		err = putPosition(s.w.Batch(), s.state.Position)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.w.Discard())
 	}
 	events := s.w.Events()
@@ -86,6 +93,9 @@ func (m *Machine) Apply(entries []Entry, wanted func(id uint64) bool) ([]Outcome
 	}
 	if m.leaseObserver != nil && len(s.leases.changes) > 0 {
 		m.leaseObserver(s.leases.changes)
+	}
+	if m.v2Observer != nil && len(v2Changes) > 0 {
+		m.v2Observer(v2Changes)
 	}
 	m.operations.Puts.Add(s.puts)
 	m.operations.Deletes.Add(s.deletes)
@@ -101,6 +111,7 @@ type step struct {
 	outcomes []Outcome
 	leases   leaseWriter
 	tokens   []TokenChange
+	v2       *v2tree.Writer // nil until a request of version 2 comes
 	counted
 }
 
@@ -162,7 +173,14 @@ func (s *step) request(index uint64, encoded []byte) error {
 	}
 	id := r.GetHeader().GetID()
 	want := s.wanted != nil && s.wanted(id)
-	resp, err := s.dispatch(r, want)
+	var resp proto.Message
+	var v2 v2tree.Result
+	var err error
+	if v2Request := v2tree.Unwrap(r); v2Request != nil {
+		v2, err = s.v2Request(v2Request)
+	} else {
+		resp, err = s.dispatch(r, want)
+	}
 	s.w.EndTxn()
 	if err != nil && !isRequestError(err) {
 		return fmt.Errorf("request %x: %w", id, err)
@@ -173,7 +191,7 @@ func (s *step) request(index uint64, encoded []byte) error {
 	if err != nil {
 		resp = nil
 	}
-	s.outcomes = append(s.outcomes, Outcome{ID: id, Index: index, Response: resp, Err: err})
+	s.outcomes = append(s.outcomes, Outcome{ID: id, Index: index, Response: resp, V2: v2, Err: err})
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"muster/kvserver/machine/auth"
 	"muster/kvserver/mvcc"
+	"muster/kvserver/v2tree"
 )
 
 // Builder makes a state for Install from what was saved elsewhere: one without
@@ -77,6 +78,14 @@ func (b *Builder) Auth(enabled bool, revision uint64, users []*authpb.User, role
 		return nil // as in a new state
 	}
 	return storeAuth(b.batch, auth.Load(false, 0, nil, nil), auth.Load(enabled, revision, users, roles))
+}
+
+// V2 adds a record of version 2's data, as Image.EachV2 gave it.
+func (b *Builder) V2(key, value []byte) error {
+	if err := b.batch.Set(append([]byte(v2tree.Prefix), key...), value, nil); err != nil {
+		return fmt.Errorf("write a record of version 2: %w", err)
+	}
+	return b.flushIfLarge()
 }
 
 // Finish completes the state and closes it; compacted is as in

@@ -197,5 +197,8 @@ func (m *Machine) Install(dir string) error {
 	if m.tokenObserver != nil {
 		m.tokenObserver(nil)
 	}
+	if m.v2Observer != nil {
+		m.v2Observer(nil)
+	}
 	return nil
 }

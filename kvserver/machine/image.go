@@ -9,6 +9,7 @@ import (
 
 	"muster/kvserver/machine/auth"
 	"muster/kvserver/mvcc"
+	"muster/kvserver/v2tree"
 )
 
 // Image is the whole state at one moment, for saving it in another form. It
@@ -71,4 +72,10 @@ func (i *Image) Changes(ctx context.Context, fn func(mvcc.Change) error) error {
 // EachLease calls fn with every lease, by ID taken for unsigned.
 func (i *Image) EachLease(fn func(Lease) error) error {
 	return leaseTable{i.view.Reader()}.each(fn)
+}
+
+// EachV2 calls fn with the records of version 2's data, as they are stored, in
+// order. They are valid only during the call.
+func (i *Image) EachV2(fn func(key, value []byte) error) error {
+	return eachBelow(i.view.Reader(), []byte(v2tree.Prefix), fn)
 }

@@ -29,6 +29,9 @@ func rebuild(t testing.TB, i *Image) *Machine {
 	if err := i.EachLease(b.Lease); err != nil {
 		t.Fatal(err)
 	}
+	if err := i.EachV2(b.V2); err != nil {
+		t.Fatal(err)
+	}
 	for _, a := range i.Alarms() {
 		if err := b.Alarm(a); err != nil {
 			t.Fatal(err)

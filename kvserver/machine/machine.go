@@ -12,6 +12,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"muster/kvserver/mvcc"
+	"muster/kvserver/v2tree"
 )
 
 // Options of a machine. The zero value is usable.
@@ -39,12 +40,13 @@ type Machine struct {
 	opts       mvcc.Options
 	operations *Operations
 
-	applying      sync.Mutex          // held by Apply, Install, Membership.Seed and Close
-	closed        bool                // guarded by applying
-	observer      Observer            // guarded by applying; nil when nobody observes
-	leaseObserver func([]LeaseChange) // guarded by applying; nil when nobody observes
-	tokenObserver func([]TokenChange) // guarded by applying; nil when nobody observes
-	scrubbing     sync.Mutex          // held by Space.ScrubStep
+	applying      sync.Mutex            // held by Apply, Install, Membership.Seed and Close
+	closed        bool                  // guarded by applying
+	observer      Observer              // guarded by applying; nil when nobody observes
+	leaseObserver func([]LeaseChange)   // guarded by applying; nil when nobody observes
+	tokenObserver func([]TokenChange)   // guarded by applying; nil when nobody observes
+	v2Observer    func([]v2tree.Change) // guarded by applying; nil when nobody observes
+	scrubbing     sync.Mutex            // held by Space.ScrubStep
 	state         atomic.Pointer[state]
 	stores        stores
 }

@@ -84,6 +84,8 @@ func (g *generator) anyRequest() *pb.InternalRaftRequest {
 		}}
 	case 5:
 		return &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{TTL: 5}}
+	case 6, 7, 8, 9:
+		return g.v2Request()
 	default:
 		return g.request()
 	}
@@ -153,7 +155,7 @@ func sameOutcomes(t *testing.T, got, want []Outcome) {
 		t.Fatalf("%d outcomes, want %d", len(got), len(want))
 	}
 	for i := range got {
-		if got[i].ID != want[i].ID || got[i].Index != want[i].Index || got[i].Err != want[i].Err || !proto.Equal(got[i].Response, want[i].Response) {
+		if got[i].ID != want[i].ID || got[i].Index != want[i].Index || got[i].Err != want[i].Err || !proto.Equal(got[i].Response, want[i].Response) || !reflect.DeepEqual(got[i].V2, want[i].V2) {
 			t.Fatalf("outcome %d: %+v, want %+v", i, got[i], want[i])
 		}
 	}
