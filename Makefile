@@ -31,6 +31,8 @@ ROUNDS ?= 20
 SEEDS ?= 50
 REQUESTS ?= 1000000
 HISTORY ?= 100000
+HOSTS ?= 50,125,250,500
+INVENTORIES ?= 10,25,50,100
 TAGS ?=
 
 help: ## list these targets
@@ -58,6 +60,9 @@ test-race: ## run the same tests under the race detector
 test-faults: ## kill and stop leaders ROUNDS (20) times under load; TAGS=plant_... must fail
 	$(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/clustertest -rounds $(ROUNDS)
 	$(GO) test -count=1 -timeout 20m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/replica
+
+test-fleet: ## apply 50, 125, 250 and 500 practice hosts in one run each; time, memory, every step (half an hour, 20 GB)
+	$(GO) test -count=1 -timeout 3h -v $(TESTFLAGS) -run 'TestFleet$$' ./cmd/muster -hosts $(HOSTS) -inventories $(INVENTORIES)
 
 test-differential: ## make the same REQUESTS (1000000) over SEEDS (50) of etcd and musterd, and compare
 	$(GO) test -count=1 -v -timeout 4h $(TESTFLAGS) ./kvserver/difftest -seeds $(SEEDS) -requests $(REQUESTS) -history $(HISTORY)
@@ -109,4 +114,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-differential test-lab test-lifecycle lint bench bench-quick bench-provision fuzz man dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-fleet test-differential test-lab test-lifecycle lint bench bench-quick bench-provision fuzz man dist clean

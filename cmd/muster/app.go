@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/term"
 
@@ -45,7 +46,8 @@ type app struct {
 	logFile  string
 	noColor  bool
 	// eventsFile is where events are written, "-" for standard output.
-	eventsFile string
+	eventsFile     string
+	connectTimeout time.Duration
 	// caIdentity is the file of the age identity that opens the CA's key.
 	caIdentity string
 
@@ -67,6 +69,9 @@ func (a *app) start(command string) error {
 	case a.output == outputHTML && command == "muster status":
 	case a.output != outputText && a.output != outputJSON:
 		return fmt.Errorf("--output is %q; write text or json", a.output)
+	}
+	if a.connectTimeout <= 0 {
+		return fmt.Errorf("--connect-timeout is %v; write a duration such as 5s", a.connectTimeout)
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {

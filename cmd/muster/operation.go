@@ -45,7 +45,7 @@ func (f operationFlags) check() error {
 // context ends the questions it may ask.
 func (a *app) options(ctx context.Context, f operationFlags, r reporter) provision.Options {
 	o := provision.Options{
-		SSH:          remote.Options{Log: a.log},
+		SSH:          remote.Options{Log: a.log, ConnectTimeout: a.connectTimeout},
 		CAKeys:       a.caKeys(ctx),
 		BinaryDir:    f.binaryDir,
 		Concurrency:  f.concurrency,

@@ -28,8 +28,9 @@ var (
 	seed  = flag.Uint64("seed", 0, "seed of the moments of the kills; random when 0")
 )
 
-// TestOnPracticeHosts runs the program against practice hosts.
-func TestOnPracticeHosts(t *testing.T) {
+// newWorkstation makes the programs to install.
+func newWorkstation(t *testing.T) *workstation {
+	t.Helper()
 	w := &workstation{home: t.TempDir(), programs: t.TempDir()}
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", w.programs, "../musterd", "../musterctl")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -45,6 +46,12 @@ func TestOnPracticeHosts(t *testing.T) {
 	if err := os.Symlink(self, w.muster); err != nil {
 		t.Fatal(err)
 	}
+	return w
+}
+
+// TestOnPracticeHosts runs the program against practice hosts.
+func TestOnPracticeHosts(t *testing.T) {
+	w := newWorkstation(t)
 	t.Run("demo once", w.demoOnce)
 	t.Run("demo interrupted", w.demoInterrupted)
 	t.Run("practice in a process of its own", w.practiceProcess)

@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"muster/provision/remote"
 )
 
 // streams are the three standard streams of a process.
@@ -89,6 +91,7 @@ exit codes: 0 ok, 1 failed, 2 usage or invalid inventory; plan: 2 changes to mak
 	flags.StringVar(&a.logFile, "log-file", "", "append every message, debug included, to this file as JSON lines")
 	flags.StringVar(&a.eventsFile, "events", "", `append what happens to this file as JSON lines; "-" is standard output`)
 	flags.StringVar(&a.caIdentity, "ca-identity", "", "file of the age identity that opens the CA's key; MUSTER_CA_IDENTITY does the same")
+	flags.DurationVar(&a.connectTimeout, "connect-timeout", remote.DefaultConnectTimeout, "how long a host may take to answer when it is connected to")
 	flags.BoolVar(&a.noColor, "no-color", false, "print without colors; NO_COLOR in the environment does the same")
 
 	for _, construct := range subcommands() {

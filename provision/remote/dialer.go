@@ -30,8 +30,11 @@ type Options struct {
 	ConfigFiles []string
 	// AgentSocket defaults to $SSH_AUTH_SOCK; "none" means no agent.
 	AgentSocket string
-	// HandshakeTimeout bounds one connection attempt, from TCP connect to
-	// login, without the time the operator takes to type. Default 20 s.
+	// ConnectTimeout is how long a host may take to answer at all. Default
+	// DefaultConnectTimeout.
+	ConnectTimeout time.Duration
+	// HandshakeTimeout bounds what follows up to the login, without the time
+	// the operator takes to type. Default 20 s.
 	HandshakeTimeout time.Duration
 	// RetryFor is how long a host that refuses connections, or drops them
 	// before the handshake, is tried again. Default 5 s.
@@ -40,6 +43,9 @@ type Options struct {
 	// misses three is closed. Default 15 s.
 	KeepAlive time.Duration
 }
+
+// DefaultConnectTimeout has room for two packets that are lost.
+const DefaultConnectTimeout = 5 * time.Second
 
 // Dialer makes connections. Bastions are connected to once and shared by the
 // hosts behind them.
@@ -79,6 +85,9 @@ func NewDialer(opts Options) (*Dialer, error) {
 	if opts.AgentSocket == "none" {
 		opts.AgentSocket = ""
 	}
+	if opts.ConnectTimeout == 0 {
+		opts.ConnectTimeout = DefaultConnectTimeout
+	}
 	if opts.HandshakeTimeout == 0 {
 		opts.HandshakeTimeout = 20 * time.Second
 	}
@@ -91,7 +100,7 @@ func NewDialer(opts Options) (*Dialer, error) {
 	return &Dialer{
 		opts:     opts,
 		config:   readClientConfig(opts.SSHDir, opts.ConfigFiles, opts.Log),
-		keys:     newKeyring(opts.AgentSocket, opts.Prompt),
+		keys:     newKeyring(opts),
 		bastions: map[string]*bastion{},
 	}, nil
 }
@@ -199,7 +208,7 @@ func (d *Dialer) connect(ctx context.Context, via *ssh.Client, h hop) (*ssh.Clie
 			case <-time.After(retryPause):
 			}
 		default:
-			return nil, loginError(ctx, h, err)
+			return nil, d.loginError(ctx, h, err)
 		}
 	}
 	return nil, refused
@@ -218,10 +227,12 @@ func worthRetry(err error) bool {
 func (d *Dialer) attempt(ctx context.Context, via *ssh.Client, h hop, check *hostKeyCheck, offer []string) (*ssh.Client, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	conn, err := dialHop(ctx, via, h.address(), d.opts.HandshakeTimeout)
+	conn, err := dialHop(ctx, via, h.address(), d.opts.ConnectTimeout)
 	if err != nil {
 		return nil, err
 	}
+	// Channels through a bastion have no deadlines, so a timer closes.
+	go d.watch(ctx, cancel)
 	signers, release, err := d.keys.signers(ctx, h)
 	if err != nil {
 		_ = conn.Close()
@@ -229,8 +240,6 @@ func (d *Dialer) attempt(ctx context.Context, via *ssh.Client, h hop, check *hos
 	}
 	defer release()
 
-	// Channels through a bastion have no deadlines, so a timer closes.
-	go d.watch(ctx, cancel)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	var mistrust error
 	c, chans, reqs, err := ssh.NewClientConn(conn, h.address(), &ssh.ClientConfig{
@@ -288,9 +297,13 @@ func dialHop(ctx context.Context, via *ssh.Client, address string, timeout time.
 }
 
 // loginError says what was attempted and what to do next.
-func loginError(ctx context.Context, h hop, err error) error {
-	if ctx.Err() != nil {
+func (d *Dialer) loginError(ctx context.Context, h hop, err error) error {
+	var slow net.Error
+	switch {
+	case ctx.Err() != nil:
 		return fmt.Errorf("%s: connect: %w", h.title(), err)
+	case errors.As(err, &slow) && slow.Timeout():
+		return fmt.Errorf("%s: connect: no answer within %v (%w); check the address, the port and that the host is up, or let it take longer with --connect-timeout", h.title(), d.opts.ConnectTimeout, err)
 	}
 	if strings.Contains(err.Error(), "unable to authenticate") {
 		return fmt.Errorf("%s: log in as %s: %w; put the public key of %s into ~%s/.ssh/authorized_keys there, or name another user or identityFile",

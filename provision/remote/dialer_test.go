@@ -349,6 +349,91 @@ func TestSilentServer(t *testing.T) {
 	}
 }
 
+// How long a host may take to answer is a setting, which the error names.
+func TestConnectTimeout(t *testing.T) {
+	w := newWorkstation(t)
+	_, target := pinned(t, w)
+	d := w.dialer()
+	d.opts.ConnectTimeout = time.Nanosecond
+	_, err := d.Dial(testContext(t), target)
+	if err == nil || !strings.Contains(err.Error(), "no answer within 1ns") || !strings.Contains(err.Error(), "--connect-timeout") {
+		t.Fatalf("error %v", err)
+	}
+	d.opts.ConnectTimeout = 20 * time.Second
+	h, err := d.Dial(testContext(t), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = h.Close()
+}
+
+// An agent that takes connections and never answers is done without.
+func TestStuckAgent(t *testing.T) {
+	w := newWorkstation(t)
+	_, target := pinned(t, w)
+	socket := filepath.Join(t.TempDir(), "agent")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // the test is over
+	d := w.dialer()
+	d.keys.agentSocket, d.keys.agentTimeout = socket, 100*time.Millisecond
+	for range 2 {
+		h, err := d.Dial(testContext(t), target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = h.Close()
+	}
+	if !d.keys.agentStuck.Load() {
+		t.Error("the agent was not asked")
+	}
+}
+
+// An agent that lists its keys and never signs ends with the attempt.
+func TestAgentThatNeverSigns(t *testing.T) {
+	w := newWorkstation(t)
+	_, target := pinned(t, w)
+	socket := filepath.Join(t.TempDir(), "agent")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // the test is over
+	held := agent.NewKeyring()
+	if err := held.Add(agent.AddedKey{PrivateKey: w.private}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _ = agent.ServeAgent(undecided{held, ended}, conn) }()
+		}
+	}()
+	d := w.dialer()
+	d.keys.agentSocket, d.opts.HandshakeTimeout = socket, 300*time.Millisecond
+	if _, err := d.Dial(testContext(t), target); !errors.Is(err, errHandshakeTimeout) {
+		t.Fatalf("error %v, want %v", err, errHandshakeTimeout)
+	}
+}
+
+// undecided is an agent whose user does not answer.
+type undecided struct {
+	agent.Agent
+	ended chan struct{}
+}
+
+func (u undecided) Sign(ssh.PublicKey, []byte) (*ssh.Signature, error) {
+	<-u.ended
+	return nil, errors.New("the test is over")
+}
+
 func TestRefusedConnectionIsRetried(t *testing.T) {
 	w := newWorkstation(t)
 	s, target := pinned(t, w)

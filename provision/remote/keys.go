@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -22,8 +24,11 @@ type Prompt func(question string) ([]byte, error)
 // keyring holds the private keys to log in with. Hosts share it, so that a
 // passphrase is asked for once however many hosts want the key.
 type keyring struct {
-	agentSocket string
-	prompt      Prompt
+	agentSocket  string
+	agentTimeout time.Duration // to list its keys
+	agentStuck   atomic.Bool
+	prompt       Prompt
+	log          *slog.Logger
 
 	asking atomic.Int32 // hosts waiting for the operator to type
 
@@ -31,8 +36,9 @@ type keyring struct {
 	files map[string]*fileKey
 }
 
-func newKeyring(agentSocket string, prompt Prompt) *keyring {
-	return &keyring{agentSocket: agentSocket, prompt: prompt, files: map[string]*fileKey{}}
+func newKeyring(opts Options) *keyring {
+	const longest = 5 * time.Second
+	return &keyring{agentSocket: opts.AgentSocket, agentTimeout: longest, prompt: opts.Prompt, log: opts.Log, files: map[string]*fileKey{}}
 }
 
 // signers returns the keys to offer a hop: the files the user chose, then the
@@ -77,7 +83,7 @@ func preferAgent(files, held []ssh.Signer) []ssh.Signer {
 // agent returns the agent's keys; no agent, or one that does not answer, has
 // none.
 func (k *keyring) agent(ctx context.Context) ([]ssh.Signer, func()) {
-	if k.agentSocket == "" {
+	if k.agentSocket == "" || k.agentStuck.Load() {
 		return nil, func() {}
 	}
 	var d net.Dialer
@@ -85,12 +91,25 @@ func (k *keyring) agent(ctx context.Context) ([]ssh.Signer, func()) {
 	if err != nil {
 		return nil, func() {}
 	}
+	// The agent may ask its user before it signs, for as long as the attempt
+	// may take; it has no reason to hesitate before that.
+	release := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	deadline := time.Now().Add(k.agentTimeout)
+	_ = conn.SetDeadline(deadline)
 	signers, err := agent.NewClient(conn).Signers()
+	_ = conn.SetDeadline(time.Time{})
+	if err != nil && time.Now().After(deadline) && k.agentStuck.CompareAndSwap(false, true) {
+		k.log.Warn(fmt.Sprintf("the ssh-agent at %s does not answer; going on without it", k.agentSocket), "waited", k.agentTimeout)
+	}
 	if err != nil {
+		release()
 		_ = conn.Close()
 		return nil, func() {}
 	}
-	return signers, func() { _ = conn.Close() }
+	return signers, func() {
+		release()
+		_ = conn.Close()
+	}
 }
 
 func (k *keyring) file(path string) (ssh.Signer, error) {
