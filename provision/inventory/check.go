@@ -183,9 +183,9 @@ func (d *document) checkDataDir(field, dir string) {
 
 var flagShape = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
-// fieldOfFlag returns the field, or the fact, that decides a flag which muster
+// FieldOfFlag returns the field, or the fact, that decides a flag which muster
 // sets by itself, and "" for any other flag.
-func fieldOfFlag(flag string) string {
+func FieldOfFlag(flag string) string {
 	switch flag {
 	case "name":
 		return "the name of the controller"
@@ -212,7 +212,7 @@ func fieldOfFlag(flag string) string {
 }
 
 func (d *document) checkFlag(field, name, value string) {
-	switch owner := fieldOfFlag(name); {
+	switch owner := FieldOfFlag(name); {
 	case isPassword(name):
 		d.problem(field, "a password does not belong in an inventory", "remove it")
 	case strings.HasPrefix(name, "-"):

@@ -35,6 +35,8 @@ type Facts struct {
 	Record Record
 	// Restoring is set while a restore is under way, or was interrupted.
 	Restoring Restoring
+	// Adoption is set on a host whose etcd somebody else had installed.
+	Adoption Adoption
 	// RestartPending says that an earlier run changed what the member uses
 	// and did not come to restarting it.
 	RestartPending bool
@@ -121,6 +123,8 @@ func parseFacts(text string, begin, end time.Time) (Facts, error) {
 			f.Record, err = parseRecord(value)
 		case "restoring":
 			f.Restoring, err = parseRestoring(value)
+		case "adoption":
+			f.Adoption, err = parseAdoption(value)
 		case "text":
 			file := f.Files[value]
 			file.Text, rest, _ = strings.Cut(rest, "\nend of text|"+value+"\n")

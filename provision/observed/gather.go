@@ -81,6 +81,7 @@ if [ "$probe" = probe ] && [ ! -L "$datadir" ] && [ -z "$(ls -A "$datadir" 2>/de
 fi
 say record "$(cat "$record" 2>/dev/null)"
 say restoring "$(cat ` + RestoringPath + ` 2>/dev/null)"
+say adoption "$(cat ` + AdoptionPath + ` 2>/dev/null)"
 [ -e ` + RestartMark + ` ] && say restart yes
 say clock "$(date +%s%N)"
 `

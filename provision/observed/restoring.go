@@ -24,6 +24,8 @@ type Restoring struct {
 	// Moved says that it is there already: what the data directory holds now
 	// comes from the snapshot.
 	Moved bool `json:"moved,omitempty"`
+	// Adopts says that the snapshot is of an etcd that is taken over.
+	Adopts bool `json:"adopts,omitempty"`
 }
 
 // Of says whether the host is being restored from this snapshot.

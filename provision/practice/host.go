@@ -39,7 +39,9 @@ type HostOptions struct {
 	Doas bool
 	// AuthorizedKey is the key that may log in.
 	AuthorizedKey ssh.PublicKey
-	Log           *slog.Logger
+	// Kubelet has the host run the static pods in /etc/kubernetes/manifests.
+	Kubelet bool
+	Log     *slog.Logger
 }
 
 // Host is one practice host. It runs until Close.
@@ -54,6 +56,9 @@ type Host struct {
 	units  *supervisor
 	ssh    *sshServer
 	faults *faultBox
+
+	hasKubelet bool
+	kubelet    *kubelet // nil while the host is down, or has none
 }
 
 // StartHost starts a host and everything that is enabled on it.
@@ -67,7 +72,7 @@ func StartHost(opts HostOptions) (*Host, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{name: opts.Name, address: opts.Address, doas: opts.Doas, log: opts.Log.With("host", opts.Name), faults: &faultBox{}}
+	h := &Host{name: opts.Name, address: opts.Address, doas: opts.Doas, log: opts.Log.With("host", opts.Name), faults: &faultBox{}, hasKubelet: opts.Kubelet}
 	h.ssh = &sshServer{host: h, user: opts.User, login: opts.AuthorizedKey, conns: map[net.Conn]struct{}{}}
 	if err := h.prepare(opts); err != nil {
 		return nil, fmt.Errorf("practice host %s: %w", h.name, err)
@@ -156,6 +161,9 @@ func (h *Host) boot() error {
 		// A host with a broken unit is up all the same.
 		h.log.Warn("not everything that is enabled was started", "error", err)
 	}
+	if h.hasKubelet {
+		h.kubelet = startKubelet(h)
+	}
 	return nil
 }
 
@@ -206,6 +214,7 @@ const rebootPause = 200 * time.Millisecond
 func (h *Host) Reboot() {
 	h.ssh.setDown(true)
 	defer h.ssh.setDown(false)
+	h.kubelet.halt()
 	h.units.halt()
 	<-time.After(rebootPause)
 	if err := h.boot(); err != nil {
@@ -217,6 +226,7 @@ func (h *Host) Reboot() {
 func (h *Host) Close() error {
 	h.ssh.setDown(true)
 	err := h.ssh.stopListening()
+	h.kubelet.halt()
 	h.units.halt()
 	h.ssh.work.Wait()
 	return errors.Join(err, h.units.journals.close())

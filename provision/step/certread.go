@@ -52,20 +52,34 @@ func ReadCertificates(ctx context.Context, h *Host) (map[string][]byte, error) {
 			paths = append(paths, f.Path)
 		}
 	}
+	files, err := readSecret(ctx, h, "read the certificates", paths)
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string][]byte{}
+	for name, text := range files {
+		byName[path.Base(name)] = text
+	}
+	return byName, nil
+}
+
+// readSecret reads those of some files that exist, by path. What they hold
+// reaches no message.
+func readSecret(ctx context.Context, h *Host, label string, paths []string) (map[string][]byte, error) {
 	if p := h.Remote.Privilege(); p.Problem != "" {
 		return nil, fmt.Errorf("%s: %s cannot become root without a password (%s), and only root can read the keys", h.Name, p.User, p.Problem)
 	}
-	result, err := h.Remote.Run(ctx, remote.Command{Label: "read the certificates", Script: readScript, Args: paths})
+	result, err := h.Remote.Run(ctx, remote.Command{Label: label, Script: readScript, Args: paths})
 	if err != nil {
 		// What was read before it failed is secret: only the cause is passed on.
 		var failed *remote.CommandError
 		if errors.As(err, &failed) && failed.Err == nil {
-			return nil, fmt.Errorf("%s: read the certificates: exit status %d", h.Name, failed.ExitStatus)
+			return nil, fmt.Errorf("%s: %s: exit status %d", h.Name, label, failed.ExitStatus)
 		}
 		if failed != nil {
 			err = failed.Err
 		}
-		return nil, fmt.Errorf("%s: read the certificates: %w", h.Name, err)
+		return nil, fmt.Errorf("%s: %s: %w", h.Name, label, err)
 	}
 	files := map[string][]byte{}
 	rest := result.Stdout
@@ -77,9 +91,9 @@ func ReadCertificates(ctx context.Context, h *Host) (map[string][]byte, error) {
 		name, after, _ := strings.Cut(after, "\n")
 		text, after, found := strings.Cut(after, "\nend|"+name+"\n")
 		if !found {
-			return nil, fmt.Errorf("%s: read the certificates: the answer is cut short", h.Name)
+			return nil, fmt.Errorf("%s: %s: the answer is cut short", h.Name, label)
 		}
-		files[path.Base(name)], rest = []byte(text), after
+		files[name], rest = []byte(text), after
 	}
 }
 

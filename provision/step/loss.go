@@ -157,7 +157,11 @@ func (e examination) ownData() {
 
 // restoring refuses to go on beside a restore that was interrupted.
 func (e examination) restoring() {
-	if r := e.Facts.Restoring; r != (observed.Restoring{}) {
+	r := e.Facts.Restoring
+	switch {
+	case e.Facts.Adoption.Begun() || r.Adopts:
+		e.problem("taking over the etcd of this host was interrupted; run muster adopt again, or muster adopt --undo")
+	case r != (observed.Restoring{}):
 		e.problem("a restore that began at %s was interrupted; run muster restore again with the same file (SHA-256 %.16s...)", r.Begun.Format(time.RFC3339), r.Snapshot)
 	}
 }

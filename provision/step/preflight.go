@@ -218,6 +218,11 @@ func sameOffset(hosts []*Host) bool {
 }
 
 func (e examination) ports() {
+	e.portsBut(func(observed.Socket) bool { return false })
+}
+
+// portsBut is ports where some sockets will be gone by then.
+func (e examination) portsBut(goes func(observed.Socket) bool) {
 	urls := append(e.ClientListenURLs(), e.PeerListenURL(), e.MetricsURL())
 	told := map[netip.AddrPort]bool{}
 	for _, text := range urls {
@@ -231,7 +236,7 @@ func (e examination) ports() {
 		}
 		for _, s := range e.Facts.Sockets {
 			ours := e.Facts.Unit.MainPID != 0 && s.PID == e.Facts.Unit.MainPID
-			if ours || told[s.Address] || !collide(want, s.Address) {
+			if ours || goes(s) || told[s.Address] || !collide(want, s.Address) {
 				continue
 			}
 			told[s.Address] = true

@@ -17,6 +17,8 @@ const (
 	// readyPath asks a member whether it serves. That a learner has no vote is
 	// no reason to wait.
 	readyPath = "/readyz?exclude=non_learner"
+	// sealedPath is readyPath for a cluster that refuses writes on purpose.
+	sealedPath = readyPath + "&exclude=data_corruption"
 	// readyPoll is the time between two questions to one member.
 	readyPoll = 100 * time.Millisecond
 	// unitPoll is the time between two looks at a unit that is not ready.
@@ -49,7 +51,7 @@ func awaitReady(ctx context.Context, h *Host) error {
 	defer tick.Stop()
 	nextLook := time.Now().Add(unitPoll)
 	for {
-		err := ready(ctx, client, h.Want.Member.MetricsURL)
+		err := ready(ctx, client, h.readyURL())
 		if err == nil {
 			return nil
 		}
@@ -72,6 +74,13 @@ func awaitReady(ctx context.Context, h *Host) error {
 	}
 }
 
+func (h *Host) readyURL() string {
+	if h.run.sealed {
+		return h.Want.Member.MetricsURL + sealedPath
+	}
+	return h.Want.Member.MetricsURL + readyPath
+}
+
 // httpClient speaks HTTP as seen from the host.
 func httpClient(h *Host) *http.Client {
 	return &http.Client{
@@ -81,8 +90,8 @@ func httpClient(h *Host) *http.Client {
 }
 
 // ready asks a member once whether it is ready to serve.
-func ready(ctx context.Context, client *http.Client, metricsURL string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, metricsURL+readyPath, nil)
+func ready(ctx context.Context, client *http.Client, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func readyBefore(ctx context.Context, h *Host) bool {
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
-	for ready(ctx, client, h.Want.Member.MetricsURL) != nil {
+	for ready(ctx, client, h.readyURL()) != nil {
 		select {
 		case <-ctx.Done():
 			return false

@@ -30,6 +30,8 @@ type Restore struct {
 	Contents snapshot.Contents
 	// Origin is where the snapshot was taken, as far as it is recorded.
 	Origin snapshot.Origin
+	// Adopts says that the snapshot is of an etcd that is taken over.
+	Adopts bool
 }
 
 // environmentPath is read by the unit, if it is there.
@@ -128,7 +130,7 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	}
 	state := h.Facts.Restoring
 	if !state.Of(s.Contents.SHA256) {
-		state = observed.Restoring{Snapshot: s.Contents.SHA256, Begun: time.Now().UTC().Truncate(time.Millisecond)}
+		state = observed.Restoring{Snapshot: s.Contents.SHA256, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts}
 		if h.Facts.Data == observed.DataFilled {
 			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format("20060102T150405.000Z")
 		}

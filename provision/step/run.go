@@ -58,6 +58,7 @@ type Run struct {
 	saved      bool                         // a snapshot precedes the changes
 	bootstraps map[string]desired.Bootstrap // by host, where they are not Founding
 	hooks      hookState
+	sealed     bool // the cluster refuses writes on purpose, see Adopt
 }
 
 // Host is one controller during a run.

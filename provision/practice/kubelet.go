@@ -1,0 +1,115 @@
+package practice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+const (
+	manifestDir = "/etc/kubernetes/manifests"
+	// kubeletPoll is the time between two looks at the manifests. A kubelet's is
+	// 20 s, but for files that it is told about.
+	kubeletPoll = 50 * time.Millisecond
+)
+
+// kubelet plays what a kubelet does for static pods, and no more: the first
+// container's command of every manifest runs, again when it ends, and is stopped
+// when the manifest is gone. The image is the host itself: a command without a
+// path is in /usr/local/bin.
+type kubelet struct {
+	host *Host
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// startKubelet plays until halt is called.
+func startKubelet(h *Host) *kubelet {
+	ctx, stop := context.WithCancel(context.Background())
+	k := &kubelet{host: h, stop: stop}
+	k.done.Go(func() {
+		running := map[string]string{} // manifest by unit
+		tick := time.NewTicker(kubeletPoll)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			if err := k.sync(ctx, running); err != nil {
+				h.units.journals.of("kubelet.service").add("kubelet", 1, err.Error())
+			}
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	})
+	return k
+}
+
+func (k *kubelet) halt() {
+	if k != nil {
+		k.stop()
+		k.done.Wait()
+	}
+}
+
+// sync makes the pods those of the manifests.
+func (k *kubelet) sync(ctx context.Context, running map[string]string) error {
+	found, err := filepath.Glob(filepath.Join(k.host.Path(manifestDir), "[^.]*.yaml"))
+	if err != nil {
+		return err
+	}
+	wanted, failed := map[string]string{}, []error{}
+	for _, name := range found {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		wanted["pod-"+strings.TrimSuffix(filepath.Base(name), ".yaml")+".service"] = string(text)
+	}
+	for unit, manifest := range running {
+		if wanted[unit] != manifest {
+			failed = append(failed, k.host.units.stop(ctx, unit))
+			delete(running, unit)
+			k.host.units.locked(func() { delete(k.host.units.units, unit) }) // its file may have changed
+		}
+	}
+	for unit, manifest := range wanted {
+		if _, ok := running[unit]; !ok {
+			failed = append(failed, k.run(ctx, unit, manifest))
+			running[unit] = manifest
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// run starts a pod as a transient unit.
+func (k *kubelet) run(ctx context.Context, unit, manifest string) error {
+	var pod struct {
+		Spec struct {
+			Containers []struct{ Command, Args []string }
+		}
+	}
+	if err := yaml.Unmarshal([]byte(manifest), &pod); err != nil {
+		return err
+	}
+	if len(pod.Spec.Containers) == 0 || len(pod.Spec.Containers[0].Command) == 0 {
+		return fmt.Errorf("%s has no command", unit)
+	}
+	words := append(pod.Spec.Containers[0].Command, pod.Spec.Containers[0].Args...)
+	if !path.IsAbs(words[0]) {
+		words[0] = path.Join("/usr/local/bin", words[0])
+	}
+	text := fmt.Sprintf("[Unit]\nDescription=pod %s\nStartLimitIntervalSec=0\n[Service]\nType=simple\nRestart=always\nRestartSec=100ms\nExecStart=%s\n", unit, strings.Join(words, " "))
+	if err := k.host.files.put("/run/systemd/system/"+unit, text); err != nil {
+		return err
+	}
+	return k.host.units.start(ctx, unit, false)
+}
