@@ -58,6 +58,9 @@ type Config struct {
 	// be at most 50 s; both are etcd's rules.
 	HeartbeatInterval time.Duration
 	ElectionTimeout   time.Duration
+	// InitialElectionTickAdvance spares a lone member, and a new cluster whose
+	// members are all there, the wait for ElectionTimeout before they elect.
+	InitialElectionTickAdvance bool
 	// SnapshotCount is how many log entries are kept before they are cut.
 	SnapshotCount uint64
 	// SnapshotCatchUpEntries is how many of them are left for members that are a
@@ -137,26 +140,27 @@ const defaultProgressInterval = 10 * time.Minute
 // Default returns etcd's defaults.
 func Default() Config {
 	return Config{
-		Name:                     "default",
-		ListenClientURLs:         []string{"http://localhost:2379"},
-		AdvertiseClientURLs:      []string{"http://localhost:2379"},
-		ListenPeerURLs:           []string{"http://localhost:2380"},
-		InitialAdvertisePeerURLs: []string{"http://localhost:2380"},
-		InitialClusterToken:      "etcd-cluster",
-		InitialClusterState:      "new",
-		Discovery:                discovery.Default(),
-		TLSMinVersion:            "TLS1.2",
-		SelfSignedCertValidity:   1,
-		HeartbeatInterval:        100 * time.Millisecond,
-		ElectionTimeout:          time.Second,
-		SnapshotCount:            10000,
-		SnapshotCatchUpEntries:   5000,
-		MaxRequestBytes:          1536 * 1024,
-		MaxTxnOps:                128,
-		MaxConcurrentStreams:     1<<32 - 1,
-		GRPCKeepAliveMinTime:     5 * time.Second,
-		GRPCKeepAliveInterval:    2 * time.Hour,
-		GRPCKeepAliveTimeout:     20 * time.Second,
+		Name:                       "default",
+		ListenClientURLs:           []string{"http://localhost:2379"},
+		AdvertiseClientURLs:        []string{"http://localhost:2379"},
+		ListenPeerURLs:             []string{"http://localhost:2380"},
+		InitialAdvertisePeerURLs:   []string{"http://localhost:2380"},
+		InitialClusterToken:        "etcd-cluster",
+		InitialClusterState:        "new",
+		Discovery:                  discovery.Default(),
+		TLSMinVersion:              "TLS1.2",
+		SelfSignedCertValidity:     1,
+		HeartbeatInterval:          100 * time.Millisecond,
+		ElectionTimeout:            time.Second,
+		InitialElectionTickAdvance: true,
+		SnapshotCount:              10000,
+		SnapshotCatchUpEntries:     5000,
+		MaxRequestBytes:            1536 * 1024,
+		MaxTxnOps:                  128,
+		MaxConcurrentStreams:       1<<32 - 1,
+		GRPCKeepAliveMinTime:       5 * time.Second,
+		GRPCKeepAliveInterval:      2 * time.Hour,
+		GRPCKeepAliveTimeout:       20 * time.Second,
 
 		WatchProgressNotifyInterval: defaultProgressInterval,
 

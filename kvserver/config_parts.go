@@ -66,7 +66,7 @@ func (c *Config) replica() (replica.Config, error) {
 	}
 	config := replica.Config{
 		Dir: c.DataDir, Cluster: cluster, Self: self, ClientURLs: c.AdvertiseClientURLs,
-		ElectionTimeout: c.ElectionTimeout,
+		ElectionTimeout: c.ElectionTimeout, HastenElection: c.InitialElectionTickAdvance,
 		ForceNewCluster: c.ForceNewCluster, StrictReconfig: c.StrictReconfigCheck, MaxLearners: c.MaxLearners,
 		SnapshotEntries: c.SnapshotCount, SnapshotBytes: snapshotBytes, TrailingEntries: c.SnapshotCatchUpEntries,
 		LogDir:    c.WALDir,

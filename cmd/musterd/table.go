@@ -66,7 +66,7 @@ func (o *options) memberRows() []row {
 		{name: "snapshot-count", value: number[uint64]{&c.SnapshotCount}, usage: "Committed log entries after which the log is cut."},
 		{name: "heartbeat-interval", value: millis(&c.HeartbeatInterval), usage: "Milliseconds between a leader's signs of life."},
 		{name: "election-timeout", value: millis(&c.ElectionTimeout), usage: "Milliseconds without a sign of life before an election."},
-		{name: "initial-election-tick-advance", value: boolean{new(true)}, usage: "Shorten the wait for the first election.", noEffect: "the first election waits for one election timeout"},
+		{name: "initial-election-tick-advance", value: boolean{&c.InitialElectionTickAdvance}, usage: "Elect without waiting for the election timeout when there is no leader to wait for: alone, or when a new cluster's members are all there."},
 		{name: "listen-peer-urls", value: urls{&c.ListenPeerURLs}, usage: "URLs to listen on for other members."},
 		{name: "listen-client-urls", value: urls{&c.ListenClientURLs}, usage: "URLs to listen on for clients."},
 		{name: "listen-client-http-urls", value: urls{&c.ListenClientHTTPURLs}, usage: "URLs to listen on for HTTP clients only; HTTP then leaves --listen-client-urls."},

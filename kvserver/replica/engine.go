@@ -21,9 +21,10 @@ import (
 // and what is known of who leads.
 type engine struct {
 	*local
-	raft     atomic.Pointer[raft.Raft]
-	replace  chan struct{} // asks for a new raft instance
-	swapping sync.Mutex    // held while raft is replaced, and while it is stopped for good
+	raft      atomic.Pointer[raft.Raft]
+	replace   chan struct{} // asks for a new raft instance
+	swapping  sync.Mutex    // held while raft is replaced, and while it is stopped for good
+	reloading sync.Mutex    // held from reading raft's settings to writing them
 	// membersChanged is called when the member list may have changed.
 	membersChanged func()
 }
@@ -32,9 +33,7 @@ type engine struct {
 // failed log write raft never returns; then it is not waited for.
 func (e *engine) shutDown() error {
 	if e.ctx.Err() == nil && e.leadership.current() == e.Member() && e.hasOtherVoters() {
-		if err := e.currentRaft().LeadershipTransfer().Error(); err != nil {
-			e.logger.Info("could not hand leadership on before stopping", "error", err)
-		}
+		e.handOn()
 	}
 	e.stop()
 	if e.log.failed.Load() {
@@ -44,6 +43,23 @@ func (e *engine) shutDown() error {
 	e.swapping.Lock()
 	defer e.swapping.Unlock()
 	return e.currentRaft().Shutdown().Error()
+}
+
+// handOnTimeout bounds how long a leader that stops waits for another one to
+// take over. Nobody might be there, and the others elect without it.
+const handOnTimeout = 2 * time.Second
+
+func (e *engine) handOn() {
+	handed := make(chan error, 1)
+	go func() { handed <- e.currentRaft().LeadershipTransfer().Error() }()
+	select {
+	case err := <-handed:
+		if err != nil {
+			e.logger.Info("could not hand leadership on before stopping", "error", err)
+		}
+	case <-time.After(min(handOnTimeout, e.config.ElectionTimeout)):
+		e.logger.Info("nobody has taken leadership over before stopping")
+	}
 }
 
 func (e *engine) raftConfig() *raft.Config {
@@ -84,10 +100,14 @@ func (e *engine) startRaft() error {
 	if err != nil {
 		return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
 	}
-	if err := e.hasten(instance); err != nil {
-		return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
-	}
 	e.raft.Store(instance)
+	if alone, err := e.isAlone(instance); err != nil {
+		return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
+	} else if alone && e.config.HastenElection {
+		if err := e.hasten(instance); err != nil {
+			return fmt.Errorf("start raft from %s: %w", e.config.Dir, err)
+		}
+	}
 	observations := make(chan raft.Observation, 64)
 	instance.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
@@ -104,25 +124,6 @@ func (e *engine) startRaft() error {
 // recentEntries is how many entries of the log, each of a megabyte at most
 // unless a single request is larger, are kept to be read again.
 const recentEntries = 8
-
-// hasten has a lone voter stand for election at once: there is nobody whose
-// sign of life it could wait for. raft looks again whether it must wait when the
-// time to wait becomes shorter.
-func (e *engine) hasten(instance *raft.Raft) error {
-	future := instance.GetConfiguration()
-	if err := future.Error(); err != nil {
-		return fmt.Errorf("read raft's configuration: %w", err)
-	}
-	for _, server := range future.Configuration().Servers {
-		if server.Suffrage == raft.Voter && server.ID != serverID(e.Member()) {
-			return nil
-		}
-	}
-	usual := instance.ReloadableConfig()
-	shorter := usual
-	shorter.HeartbeatTimeout = usual.HeartbeatTimeout / 2 // not below the leader's lease
-	return errors.Join(instance.ReloadConfig(shorter), instance.ReloadConfig(usual))
-}
 
 // newRaft turns into an error the panic with which raft answers a log entry
 // that it cannot read.

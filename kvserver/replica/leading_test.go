@@ -47,7 +47,7 @@ func TestProposeLeading(t *testing.T) {
 // A lone voter has nobody to wait for: it leads long before its election
 // timeout, after the founding and after every start.
 func TestLoneVoterLeadsAtOnce(t *testing.T) {
-	c := newCluster(t, 1, func(config *Config) { config.ElectionTimeout = time.Hour })
+	c := newCluster(t, 1, func(config *Config) { config.ElectionTimeout, config.HastenElection = time.Hour, true })
 	for range 2 {
 		c.start(0)
 		c.awaitReady(0)
@@ -55,5 +55,20 @@ func TestLoneVoterLeadsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.stop(0)
+	}
+}
+
+// A new cluster has no leader whose sign of life it could wait for: it elects
+// as soon as its founding members are there, long before the election timeout.
+func TestNewClusterElectsAtOnce(t *testing.T) {
+	c := newCluster(t, 3, func(config *Config) { config.ElectionTimeout, config.HastenElection = time.Hour, true })
+	for i := range c.members {
+		c.start(i)
+	}
+	for i := range c.members {
+		c.awaitReady(i)
+	}
+	if err := c.tryPut(0, "k", "v", patience); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -92,6 +92,10 @@ type Config struct {
 	// and how long a log write may hang before a leader gives way. At least
 	// 50 ms.
 	ElectionTimeout time.Duration
+	// HastenElection has a lone voter stand for election at once, and a new
+	// cluster elect as soon as all its founding members are there, instead of
+	// after an election timeout.
+	HastenElection bool
 	// SnapshotEntries and SnapshotBytes are how much the log grows before a
 	// snapshot lets it be cut.
 	SnapshotEntries, SnapshotBytes uint64
@@ -283,8 +287,9 @@ func (r *Replica) launch() {
 	prober := &prober{self: r.Member(), members: r.machine.Members, peers: r.peers, metrics: &r.config.Metrics.Peers}
 	upkeep := &upkeep{r.engine}
 	announcer := &announcer{r}
+	convener := &convener{r.engine, r.peers}
 	for _, task := range []func(context.Context){
-		r.proposer.run, r.reader.run, r.listener.run, r.members.admitVoters, announcer.run, r.replaceOnDemand, prober.run,
+		r.proposer.run, r.reader.run, r.listener.run, r.members.admitVoters, announcer.run, r.replaceOnDemand, prober.run, convener.run,
 		upkeep.keepSnapshots, upkeep.scrub, upkeep.watchLog, r.guard.askWhetherRemoved,
 	} {
 		r.do(task)

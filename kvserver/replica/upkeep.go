@@ -47,15 +47,21 @@ func (u *upkeep) keepSnapshots(ctx context.Context) {
 
 func (u *upkeep) takeSnapshot(entries, grown uint64) error {
 	instance := u.currentRaft()
-	settings := instance.ReloadableConfig()
-	settings.TrailingLogs = trailing(u.config.TrailingEntries, entries, grown)
-	if err := instance.ReloadConfig(settings); err != nil {
+	if err := u.keepTrailing(instance, trailing(u.config.TrailingEntries, entries, grown)); err != nil {
 		return fmt.Errorf("set how much log is kept: %w", err)
 	}
 	if err := instance.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return err
 	}
 	return nil
+}
+
+func (u *upkeep) keepTrailing(instance *raft.Raft, entries uint64) error {
+	u.reloading.Lock()
+	defer u.reloading.Unlock()
+	settings := instance.ReloadableConfig()
+	settings.TrailingLogs = entries
+	return instance.ReloadConfig(settings)
 }
 
 // trailing turns the byte bound into entries by the recent mean size.
