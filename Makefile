@@ -10,9 +10,10 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 GO ?= go
 
-# Everything is compiled as it is shipped, and so only once.
+# Everything is compiled as it is shipped, and so only once. Without gRPC's trace
+# pages, which nothing serves, the linker can leave out what nobody calls.
 export CGO_ENABLED := 0
-export GOFLAGS := $(GOFLAGS) -trimpath
+export GOFLAGS := $(GOFLAGS) -trimpath -tags=grpcnotrace
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
 LDFLAGS := -s -w
@@ -68,14 +69,14 @@ test-differential: ## make the same REQUESTS (1000000) over SEEDS (50) of etcd a
 	$(GO) test -count=1 -v -timeout 4h $(TESTFLAGS) ./kvserver/difftest -seeds $(SEEDS) -requests $(REQUESTS) -history $(HISTORY)
 
 test-lab: build ## install a cluster on three systemd hosts in containers, and break it
-	$(GO) test -count=1 -tags lab -timeout 15m -v $(TESTFLAGS) -run TestLab ./examples/lab
+	$(GO) test -count=1 -tags lab,grpcnotrace -timeout 15m -v $(TESTFLAGS) -run TestLab ./examples/lab
 
 test-lifecycle: build ## take a cluster on five hosts through everything that happens to one, under load
-	$(GO) test -count=1 -tags lab -timeout 30m -v $(TESTFLAGS) -run TestLifecycle ./examples/lab
+	$(GO) test -count=1 -tags lab,grpcnotrace -timeout 30m -v $(TESTFLAGS) -run TestLifecycle ./examples/lab
 
 lint: $(LINT) ## run golangci-lint (installed into .cache) and shellcheck; compare the README's table
 	$(LINT) run ./...
-	$(LINT) run --build-tags lab ./examples/lab
+	$(LINT) run --build-tags lab,grpcnotrace ./examples/lab
 	examples/lab/require shellcheck:shellcheck
 	shellcheck -x -P examples/lab $(SCRIPTS)
 	@$(GO) list -m -f '{{if not (or .Main .Indirect)}}`{{.Path}}` | {{.Version}}{{end}}' all | while read -r row; do \
@@ -93,7 +94,7 @@ bench-quick: ## compare musterd with etcd on this machine (3 minutes): speed, pr
 
 bench-provision: build ## time muster apply and an Ansible playbook on the lab's hosts (BENCHFLAGS="-rounds 3")
 	examples/lab/require ansible-playbook:ansible openssl:openssl
-	$(GO) test -count=1 -tags lab -timeout 60m -v -run TestProvisionSpeed ./examples/lab $(BENCHFLAGS)
+	$(GO) test -count=1 -tags lab,grpcnotrace -timeout 60m -v -run TestProvisionSpeed ./examples/lab $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@for package in $$($(GO) list ./...); do \

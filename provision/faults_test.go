@@ -273,7 +273,6 @@ func TestHostRebootsMeanwhile(t *testing.T) {
 		"mv -fT /usr/local/bin/.muster-new-musterd ",
 		"mv -fT /etc/muster/pki/.muster-new-server.key ",
 		"systemd-analyze verify ",
-		"systemctl daemon-reload",
 		"systemctl enable ",
 		"systemctl start ",
 	} {

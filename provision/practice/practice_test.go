@@ -158,6 +158,7 @@ func TestTools(t *testing.T) {
 		{script: "d=$(mktemp -d /var/tmp/m.XXXXXX) && stat -c '%a %F' \"$d\" && rm -rf /var/tmp/m.* && ls -A /var/tmp", want: "700 directory\n"},
 		{script: "printf 'a\\nb\\nc\\n' | tail -n 2 | head -n 1", want: "b\n"},
 		{script: "printf 'a b\\nc d\\n' | grep -v ^a | cut -d ' ' -f 2", want: "d\n"},
+		{script: "printf 'raw\\npacked' >/tmp/p && { head -c 4; wc -c; } </tmp/p", want: "raw\n6\n"},
 		{script: "printf 'l1\\nl2\\n' | wc -l", want: "2\n"},
 		{script: "command -v systemctl; command -v zstd", want: "/usr/bin/systemctl\n", status: 1},
 		{script: "uname -s; date +%s%N | wc -c", want: "Linux\n20\n"},

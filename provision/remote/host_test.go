@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -203,17 +204,20 @@ func TestUpload(t *testing.T) {
 		"compressible": bytes.Repeat([]byte("a program "), 500_000),
 		"noise":        noise,
 	} {
-		t.Run(name2, func(t *testing.T) {
-			f := File{Path: filepath.Join(t.TempDir(), "musterd"), Mode: 0o755, Owner: name, Group: group}
-			var sent int64
-			if err := h.Upload(testContext(t), f, NewPayload(content), func(n, _ int64) { sent = n }); err != nil {
-				t.Fatal(err)
-			}
-			checkFile(t, f.Path, content, 0o755)
-			if len(content) > probeSize && sent == 0 {
-				t.Error("no progress was reported")
-			}
-		})
+		for link, compressBelow := range map[string]float64{"fast link": 0, "slow link": math.Inf(1)} {
+			t.Run(name2+" "+link, func(t *testing.T) {
+				f := File{Path: filepath.Join(t.TempDir(), "musterd"), Mode: 0o755, Owner: name, Group: group}
+				var sent, total int64
+				err := h.upload(testContext(t), f, NewPayload(content), compressBelow, func(n, of int64) { sent, total = n, of })
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkFile(t, f.Path, content, 0o755)
+				if len(content) > probeSize && (sent == 0 || sent != total) {
+					t.Errorf("the last progress that was reported is %d of %d", sent, total)
+				}
+			})
+		}
 	}
 	stage := h.stage.dir
 	if err := h.Close(); err != nil {

@@ -11,19 +11,19 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// Payload is a large file to upload, read, hashed and compressed once for all
-// hosts.
+// Payload is a large file to upload, read, hashed and, if a slow link asks for
+// it, compressed once for all hosts.
 type Payload struct {
 	content    []byte
 	sum        string
-	compressed func() ([]byte, error)
+	packedRest func() ([]byte, error) // what follows the first probeSize bytes
 }
 
 // NewPayload wraps content, which must not change afterwards.
 func NewPayload(content []byte) *Payload {
 	sum := sha256.Sum256(content)
 	p := &Payload{content: content, sum: hex.EncodeToString(sum[:])}
-	p.compressed = sync.OnceValues(func() ([]byte, error) {
+	p.packedRest = sync.OnceValues(func() ([]byte, error) {
 		var b bytes.Buffer
 		// The fastest level: most of what compression can win on a program
 		// is won there.
@@ -31,7 +31,7 @@ func NewPayload(content []byte) *Payload {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(p.content); err != nil {
+		if _, err := w.Write(p.content[probeSize:]); err != nil {
 			return nil, err
 		}
 		if err := w.Close(); err != nil {

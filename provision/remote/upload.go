@@ -183,45 +183,51 @@ func (s *stage) remove(h *Host) {
 	}
 }
 
-// compressBelow is the speed, in bytes per second, under which an upload goes
-// compressed. Above it, unpacking a program on the host takes longer than
-// sending the bytes that compression saves.
+// compressBelow is the speed, in bytes per second, under which the rest of an
+// upload goes compressed. Above it, unpacking a program on the host takes
+// longer than sending the bytes that compression saves.
 const compressBelow = 60 << 20
 
-// probeSize is how much of the compressed form is sent to learn the speed of
-// the link. On a slow link nothing is lost: it is the beginning of the file.
+// probeSize is how much is sent as it is to learn the speed of the link.
 const probeSize = 1 << 20
+
+// readWhole and readPacked write the content of a staged file, $5, to standard
+// output: readPacked when all but its beginning is compressed.
+var (
+	readWhole  = `cat "$5"`
+	readPacked = fmt.Sprintf(`{ head -c %d; gzip -dc; } < "$5"`, probeSize)
+)
 
 // Upload places a large file: over SFTP into a directory of the login user,
 // then installed as WriteFile does. Progress, when not nil, is called with
 // the bytes sent and the bytes to send in all.
 func (h *Host) Upload(ctx context.Context, f File, p *Payload, progress func(sent, total int64)) error {
+	return h.upload(ctx, f, p, compressBelow, progress)
+}
+
+func (h *Host) upload(ctx context.Context, f File, p *Payload, compressBelow float64, progress func(sent, total int64)) error {
 	dir, err := h.stage.make(ctx, h)
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
 	staged := path.Join(dir, path.Base(f.Path))
-	read, err := send(ctx, h.client, p, staged, progress)
+	read, err := send(ctx, h.client, p, staged, compressBelow, progress)
 	if err != nil {
 		return h.uploadError(ctx, f, staged, err)
 	}
 	h.log.Debug("sent", "file", f.Path, "elapsed", time.Since(begin), "unpack", read)
 	_, err = h.Run(ctx, Command{
 		Label:  "install " + f.Path,
-		Script: fmt.Sprintf(installScript, read+` "$5"`, f.Check) + `rm -f "$5"`,
+		Script: fmt.Sprintf(installScript, read, f.Check) + `rm -f "$5"`,
 		Args:   append(f.args(p.sum), staged),
 	})
 	return err
 }
 
-// send writes the payload to staged and returns the command that reads it
-// back: a copy on a fast link, compressed on a slow one.
-func send(ctx context.Context, conn *ssh.Client, p *Payload, staged string, progress func(sent, total int64)) (read string, err error) {
-	packed, err := p.compressed()
-	if err != nil {
-		return "", fmt.Errorf("compress: %w", err)
-	}
+// send writes the payload to staged, after the beginning compressed if the link
+// is slow, and returns the command that reads it back.
+func send(ctx context.Context, conn *ssh.Client, p *Payload, staged string, compressBelow float64, progress func(sent, total int64)) (read string, err error) {
 	client, err := sftp.NewClient(conn, sftp.UseConcurrentWrites(true))
 	if err != nil {
 		return "", fmt.Errorf("start sftp: %w", err)
@@ -235,24 +241,22 @@ func send(ctx context.Context, conn *ssh.Client, p *Payload, staged string, prog
 		return "", err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	probe := packed[:min(len(packed), probeSize)]
+	probe := p.content[:min(len(p.content), probeSize)]
 	begin := time.Now()
 	if _, err := file.ReadFrom(bytes.NewReader(probe)); err != nil {
 		return "", err
 	}
-	if speed := float64(len(probe)) / time.Since(begin).Seconds(); speed < compressBelow {
-		rest := packed[len(probe):]
-		_, err = file.ReadFrom(&countingReader{Reader: bytes.NewReader(rest), total: int64(len(packed)), sent: int64(len(probe)), report: progress})
-		return "gzip -dc", err
+	rest, read := p.content[len(probe):], readWhole
+	if speed := float64(len(probe)) / time.Since(begin).Seconds(); speed < compressBelow && len(rest) > 0 {
+		if rest, err = p.packedRest(); err != nil {
+			return "", fmt.Errorf("compress: %w", err)
+		}
+		read = readPacked
 	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return "", err
-	}
-	if err := file.Truncate(0); err != nil {
-		return "", err
-	}
-	_, err = file.ReadFrom(&countingReader{Reader: bytes.NewReader(p.content), total: p.Size(), report: progress})
-	return "cat", err
+	_, err = file.ReadFrom(&countingReader{
+		Reader: bytes.NewReader(rest), sent: int64(len(probe)), total: int64(len(probe) + len(rest)), report: progress,
+	})
+	return read, err
 }
 
 // countingReader reports progress. Its Len, from bytes.Reader, lets sftp write

@@ -21,7 +21,7 @@ func InstallBackup(ctx context.Context, h *Host) error {
 	}
 	stale := plan.BackupStale(want, h.Facts)
 	for _, f := range want.Files {
-		if _, err := h.installFile(ctx, f, `systemd-analyze verify "$new"`); err != nil {
+		if _, err := h.installUnitFile(ctx, f); err != nil {
 			return err
 		}
 	}

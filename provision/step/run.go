@@ -136,14 +136,21 @@ func (r *Run) change(step, sentence string) {
 // Change makes one change on the host. Every change goes through here. The
 // sentence says what is changed, in the past tense.
 func (h *Host) Change(ctx context.Context, sentence string, do func(context.Context) error) error {
+	return h.changeTogether(ctx, []string{sentence}, do)
+}
+
+// changeTogether is Change for several changes that one call makes.
+func (h *Host) changeTogether(ctx context.Context, sentences []string, do func(context.Context) error) error {
 	if err := h.beforeChange(ctx); err != nil {
 		return err
 	}
 	if err := do(ctx); err != nil {
 		return err
 	}
-	h.run.changes.Add(1)
-	h.run.report(Changed, h.step, h.Name, sentence)
+	for _, sentence := range sentences {
+		h.run.changes.Add(1)
+		h.run.report(Changed, h.step, h.Name, sentence)
+	}
 	return nil
 }
 

@@ -22,18 +22,19 @@ func InstallUnit(ctx context.Context, h *Host) error {
 		if f.Path != unit.Path {
 			continue
 		}
-		changed, err := h.installFile(ctx, f, `systemd-analyze verify "$new"`)
+		changed, err := h.installUnitFile(ctx, f)
 		if err != nil {
 			return err
 		}
 		reload = reload || changed
 	}
-	if reload {
+	enable := unit.Enabled && !h.Facts.Unit.Enabled
+	if reload && !enable { // enabling reloads
 		if _, err := h.Remote.Run(ctx, remote.Command{Label: "reload systemd", Script: "systemctl daemon-reload"}); err != nil {
 			return err
 		}
 	}
-	if unit.Enabled && !h.Facts.Unit.Enabled {
+	if enable {
 		return h.changeByScript(ctx, "enabled "+unit.Name, remote.Command{
 			Label: "enable " + unit.Name, Script: `systemctl enable "$1"`, Args: []string{unit.Name},
 		})
