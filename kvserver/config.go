@@ -115,6 +115,9 @@ type Config struct {
 	CompactHashCheck     bool
 	CompactHashCheckTime time.Duration
 
+	// EnableV2 serves the HTTP API of version 2. The members keep its data
+	// whether they do or not.
+	EnableV2 bool
 	// EnableGRPCGateway serves the API as JSON over HTTP.
 	EnableGRPCGateway bool
 	// CORS are the origins of web pages that may call this member, and

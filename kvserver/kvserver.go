@@ -25,6 +25,7 @@ import (
 	"muster/kvserver/replica"
 	"muster/kvserver/sockets"
 	"muster/kvserver/token"
+	"muster/kvserver/v2api"
 	"muster/kvserver/watch"
 )
 
@@ -43,6 +44,7 @@ type Server struct {
 	watches *watch.Registry
 	grpc    *grpc.Server
 	gateway *gateway.Gateway // nil if it is off
+	v2      *v2api.API       // nil if it is off
 	clients []*clientport.Port
 	probes  []*http.Server
 	metrics *memberMetrics
@@ -115,6 +117,7 @@ func StartContext(start context.Context, config Config) (*Server, error) {
 	if err := s.compactAutomatically(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.serve("the expiry of version 2's keys", func() error { s.expireV2(ctx); return nil })
 	if err := s.listen(ctx, clientTLS); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -164,6 +167,14 @@ func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 		}
 		web.Gateway = s.gateway
 		s.serve("the JSON gateway", func() error { return s.grpc.Serve(s.gateway.Listener()) })
+	}
+	if s.config.EnableV2 {
+		s.v2 = v2api.New(v2api.Config{
+			Replica: s.replica, Store: store, Name: s.config.Name, Timeout: s.config.requestTimeout(),
+			ClientCertAuth: s.config.ClientTLS.RequireClientCert, BcryptCost: s.config.BcryptCost,
+			Metrics: s.metrics.replica, Logger: s.config.Logger,
+		})
+		web.V2 = s.v2
 	}
 	return s.listenClients(clientTLS, web)
 }
@@ -253,6 +264,9 @@ func (s *Server) Close() error {
 	s.stop()
 	if s.watches != nil {
 		s.watches.Close() // a watch has no end to wait for
+	}
+	if s.v2 != nil {
+		s.v2.Close()
 	}
 	var errs []error
 	for _, port := range s.clients {

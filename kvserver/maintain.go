@@ -2,13 +2,17 @@ package kvserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jonboulle/clockwork"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"muster/kvserver/compaction"
 	"muster/kvserver/corruption"
+	"muster/kvserver/v2tree"
+	"muster/kvserver/v2tree/v2pb"
 )
 
 // compactAutomatically keeps as much history as is configured.
@@ -73,6 +77,50 @@ func (s *Server) compareMembers(ctx context.Context, hashes *corruption.Service,
 		s.serve("the check of compactions", func() error { checker.WatchCompactions(ctx, interval); return nil })
 	}
 	return nil
+}
+
+// v2ExpiryInterval is how often a leader looks for keys of version 2 that have
+// expired; etcd's.
+const v2ExpiryInterval = 500 * time.Millisecond
+
+// expireV2 has keys of version 2 removed when their time has come, while this
+// member leads. It does so whether or not this member serves that version.
+func (s *Server) expireV2(ctx context.Context) {
+	ticker := time.NewTicker(v2ExpiryInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		term, leading := s.replica.Leading()
+		if !leading {
+			continue
+		}
+		next, some, err := s.replica.Machine().V2().NextExpiry()
+		now := time.Now()
+		if err == nil && (!some || next.After(now)) {
+			continue
+		}
+		if err == nil {
+			err = s.removeExpiredV2(ctx, term, now)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.config.Logger.Warn("cannot remove what has expired of version 2; trying again", "error", err)
+		}
+	}
+}
+
+func (s *Server) removeExpiredV2(ctx context.Context, term uint64, now time.Time) error {
+	request, err := v2tree.Wrap(&v2pb.Request{Method: v2pb.Request_SYNC, Time: now.UnixNano()})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.config.requestTimeout())
+	defer cancel()
+	outcome, err := s.replica.ProposeLeading(ctx, term, request)
+	return errors.Join(err, outcome.Err)
 }
 
 func (s *Server) leads() bool {

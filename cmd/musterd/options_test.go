@@ -147,12 +147,12 @@ func TestUnknownEnvironmentIsOnlyNoted(t *testing.T) {
 
 // What is given and has no effect is said once.
 func TestNotes(t *testing.T) {
-	o, err := parse([]string{"--logger=zap", "--logger=zap", "--experimental-corrupt-check-time=0s", "--feature-gates=AllAlpha=true"}, []string{"ETCD_ENABLE_V2=true"})
+	o, err := parse([]string{"--logger=zap", "--logger=zap", "--experimental-corrupt-check-time=0s", "--feature-gates=AllAlpha=true"}, []string{"ETCD_EXPERIMENTAL_ENABLE_V2V3=/v2"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"--enable-v2 is accepted but has no effect: the v2 API is not served",
+		"--experimental-enable-v2v3 is accepted but has no effect: version 2 has keys of its own",
 		"feature gate AllAlpha is accepted but has no effect",
 	} {
 		if n := strings.Count(strings.Join(o.notes, "\n"), want); n != 1 {

@@ -134,7 +134,7 @@ func (o *options) clusteringRows() []row {
 		{name: "pre-vote", value: boolean{new(true)}, usage: "Ask for votes before an election, so that a member which comes back does not disturb.", noEffect: "elections always begin with a pre-vote"},
 		{name: "auto-compaction-retention", value: text{&c.AutoCompactionRetention}, usage: "History to keep: hours or a duration (periodic), or revisions (revision). 0 compacts never."},
 		{name: "auto-compaction-mode", value: choice{&c.AutoCompactionMode, []string{"periodic", "revision"}}, usage: "What --auto-compaction-retention counts: periodic (time) or revision."},
-		{name: "v2-deprecation", value: choice{new("write-only-drop-data"), []string{"not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"}}, usage: "Stage at which the v2 store is.", noEffect: "there is no v2 store"},
+		{name: "v2-deprecation", value: choice{new("write-only-drop-data"), []string{"not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"}}, usage: "Stage at which the v2 store is.", noEffect: "whether version 2 is served is said by --enable-v2"},
 	}
 }
 
@@ -245,7 +245,7 @@ func (o *options) otherRows() []row {
 // manifests.
 func (o *options) formerRows() []row {
 	const (
-		noV2    = "the v2 API is not served"
+		noV2V3  = "version 2 has keys of its own; see --enable-v2"
 		noProxy = "musterd is not a proxy"
 		gone    = "etcd no longer has it"
 	)
@@ -261,8 +261,8 @@ func (o *options) formerRows() []row {
 		gate("experimental-txn-mode-write-with-shared-buffer", true, "The feature gate TxnModeWriteWithSharedBuffer.", bolt),
 		gate("experimental-set-member-localaddr", false, "The feature gate SetMemberLocalAddr.", "the system chooses the local address of connections"),
 		{name: "experimental-wait-cluster-ready-timeout", value: span{new(5 * time.Second)}, usage: "Longest wait for the cluster at start.", noEffect: "a member is ready when it has joined, however long that takes"},
-		{name: "enable-v2", value: boolean{new(false)}, usage: "Serve the v2 API.", noEffect: noV2},
-		{name: "experimental-enable-v2v3", value: text{new("")}, usage: "Serve the v2 API from below this prefix.", noEffect: noV2},
+		{name: "enable-v2", value: boolean{&o.config.EnableV2}, usage: "Serve the v2 API."},
+		{name: "experimental-enable-v2v3", value: text{new("")}, usage: "Serve the v2 API from below this prefix.", noEffect: noV2V3},
 		{name: "discovery", value: text{new("")}, usage: "URL of a v2 discovery service.", only: noV2Discovery},
 		{name: "discovery-proxy", value: text{new("")}, usage: "HTTP proxy towards the v2 discovery service.", noEffect: noV2Discovery},
 		{name: "proxy", value: choice{new("off"), []string{"off", "readonly", "on"}}, usage: "Be a proxy of the v2 API.", only: noProxy},

@@ -49,6 +49,8 @@ type Config struct {
 	Health   *metrics.Health
 	// Gateway answers below /v3/; nil if nothing does.
 	Gateway http.Handler
+	// V2 answers below /v2/; nil if nothing does.
+	V2 http.Handler
 	// Profiles adds /debug/pprof/.
 	Profiles  bool
 	Admission Admission
@@ -66,6 +68,9 @@ func NewClientHandler(config Config) http.Handler {
 	}
 	if config.Gateway != nil {
 		mux.Handle(gatewayPath, config.Gateway)
+	}
+	if config.V2 != nil {
+		mux.Handle("/v2/", config.V2)
 	}
 	return config.Admission.Admit(mux)
 }

@@ -7,6 +7,7 @@
 package metrics
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,8 +43,13 @@ type Replica struct {
 	SnapshotSeconds  prometheus.Histogram
 
 	Operations *machine.Operations
+	Appends    Appends
 	Peers      Peers
 }
+
+// Appends are the messages in which leaders send the log, those without entries
+// included.
+type Appends struct{ Sent, Received atomic.Uint64 }
 
 // SlowRead is what a read may wait for before it is counted as slow.
 const SlowRead = time.Second
@@ -62,7 +68,13 @@ type Peers struct {
 	SnapshotSendSeconds   *prometheus.HistogramVec
 	SnapshotsReceived     *prometheus.CounterVec
 	SnapshotReceiveFailed *prometheus.CounterVec
+
+	observer atomic.Pointer[ProbeObserver]
 }
+
+// ProbeObserver is told of every probe: how long the answer of a member took, or
+// that there was none.
+type ProbeObserver func(to uint64, took time.Duration, err error)
 
 // etcd's buckets of short and of long times, in seconds.
 func short() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 14) }

@@ -34,10 +34,17 @@ func (p *Peers) SendingSnapshot(member uint64) (done func(error)) {
 	}
 }
 
+// ObserveProbes has fn told of every probe, in place of any other observer; nil
+// ends it.
+func (p *Peers) ObserveProbes(fn ProbeObserver) { p.observer.Store(&fn) }
+
 // Probed records what a probe from a member to another one told: how long the
 // answer took, or that there was none.
 // Before is whether it answered the probe before.
 func (p *Peers) Probed(from, to uint64, took time.Duration, err error, before bool) {
+	if observe := p.observer.Load(); observe != nil && *observe != nil {
+		(*observe)(to, took, err)
+	}
 	active := p.Active.WithLabelValues(ID(from), ID(to))
 	p.SendFailures.WithLabelValues(ID(to)) // known from the beginning: alerts compare rates
 	if err == nil {

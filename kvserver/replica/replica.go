@@ -219,8 +219,8 @@ func (r *Replica) open() error {
 	}); err != nil {
 		return err
 	}
-	r.transport = newTransport(r.port, r.Member(), hashicorpLogger("raft-net", r.logger), r.stalled, r.log.awaitDurable)
-	r.transport.metrics, r.transport.stopped, r.transport.current = r.config.Metrics, r.ctx.Done(), r.isCurrent
+	r.transport = newTransport(r.port, r.Member(), r.config.Metrics, hashicorpLogger("raft-net", r.logger), r.stalled, r.log.awaitDurable)
+	r.transport.stopped, r.transport.current = r.ctx.Done(), r.isCurrent
 	r.peers = newPeers(r.port)
 	if r.guard.isRemoved(r.Member()) {
 		return r.guard.removedError()

@@ -62,7 +62,7 @@ type transport struct {
 // resendInterval is how often a member that is down is tried.
 const resendInterval = 200 * time.Millisecond
 
-func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled func() bool, durable func(uint64) error) *transport {
+func newTransport(port *peerport.Port, self uint64, counts *metrics.Replica, logger hclog.Logger, stalled func() bool, durable func(uint64) error) *transport {
 	layer := &streamLayer{Listener: port.Listener(peerport.Raft), port: port}
 	t := &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -74,7 +74,7 @@ func newTransport(port *peerport.Port, self uint64, logger hclog.Logger, stalled
 		self:     serverID(self),
 		stalled:  stalled,
 		durable:  durable,
-		metrics:  metrics.NewReplica(nil),
+		metrics:  counts,
 		current:  func(uint64, raft.ServerID, raft.ServerAddress) bool { return false },
 		incoming: make(chan raft.RPC),
 		closed:   make(chan struct{}),
@@ -88,6 +88,9 @@ func (t *transport) receive() {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
+			if _, isAppend := rpc.Command.(*raft.AppendEntriesRequest); isAppend {
+				t.metrics.Appends.Received.Add(1)
+			}
 			select {
 			case t.incoming <- rpc:
 			case <-t.closed:
@@ -151,6 +154,7 @@ func (t *transport) appendOnce(id raft.ServerID, target raft.ServerAddress, args
 		}
 		return errStalled
 	}
+	t.metrics.Appends.Sent.Add(1)
 	err := t.NetworkTransport.AppendEntries(id, route(id, target), args, resp)
 	if member, unnamed := memberID(id); err != nil && unnamed == nil {
 		t.metrics.Peers.Failed(member)
@@ -185,7 +189,10 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return holdPipeline(pipeline, t.stalled, t.durable, func(args *raft.AppendEntriesRequest) { t.tell(id, args) }), nil
+	return holdPipeline(pipeline, t.stalled, t.durable, func(args *raft.AppendEntriesRequest) {
+		t.metrics.Appends.Sent.Add(1)
+		t.tell(id, args)
+	}), nil
 }
 
 // InstallSnapshot implements raft.Transport.

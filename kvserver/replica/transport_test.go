@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"muster/kvserver/internal/loopback"
+	"muster/kvserver/metrics"
 	"muster/kvserver/peerport"
 )
 
@@ -18,7 +19,7 @@ func openTransport(t *testing.T, member uint64, logger *slog.Logger) *transport 
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
+	tr := newTransport(port, member, metrics.NewReplica(nil), hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
 	t.Cleanup(func() {
 		_ = tr.shut()
 		_ = port.Close()
@@ -106,7 +107,7 @@ func TestEntriesAreSentAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
+		tr := newTransport(port, member, metrics.NewReplica(nil), hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
 		t.Cleanup(func() {
 			_ = tr.shut()
 			_ = port.Close()
@@ -175,7 +176,7 @@ func TestCandidatesAreToldApartByTheirIDs(t *testing.T) {
 	defer port.Close()
 	seen := map[string]bool{}
 	for _, member := range []uint64{1, 2} {
-		tr := newTransport(port, member, hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
+		tr := newTransport(port, member, metrics.NewReplica(nil), hashicorpLogger("raft-net", logger), func() bool { return false }, func(uint64) error { return nil })
 		defer tr.shut()
 		seen[string(tr.EncodePeer(serverID(member), tr.LocalAddr()))] = true
 		seen[string(tr.LocalAddr())] = true
