@@ -22,7 +22,7 @@ PROGRAMS := muster musterd musterctl
 # The linter is a tool, not a part of the product: it stays out of go.mod.
 LINT_VERSION := v2.15.0
 LINT := .cache/golangci-lint-$(LINT_VERSION)/golangci-lint
-SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require engine ansible/certificates)
+SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require judge engine ansible/certificates)
 
 BENCH ?= .
 BENCHFLAGS ?=
@@ -49,6 +49,7 @@ setup: ## install what the tests need, Docker's engine included
 	examples/lab/require git:git systemd-analyze:systemd ss:iproute2 ssh:openssh-client \
 	  ssh-keygen:openssh-client etcdctl:etcd-client docker:docker.io dockerd:docker.io \
 	  debootstrap:debootstrap iptables:iptables
+	examples/lab/judge
 
 test-unit: ## run the tests that need neither root nor Docker
 	$(GO) vet ./...
@@ -67,6 +68,7 @@ test-fleet: ## apply 50, 125, 250 and 500 practice hosts in one run each; time, 
 
 test-differential: ## make the same REQUESTS (1000000) over SEEDS (50) of etcd and musterd, and compare
 	$(GO) test -count=1 -v -timeout 4h $(TESTFLAGS) ./kvserver/difftest -seeds $(SEEDS) -requests $(REQUESTS) -history $(HISTORY)
+	$(GO) test -count=1 -v -timeout 1h $(TESTFLAGS) ./kvserver/v2api -v2api.seeds $(SEEDS) -v2api.requests 5000
 
 test-lab: build ## install a cluster on three systemd hosts in containers, and break it
 	$(GO) test -count=1 -tags lab,grpcnotrace -timeout 15m -v $(TESTFLAGS) -run TestLab ./examples/lab

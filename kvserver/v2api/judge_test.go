@@ -350,6 +350,8 @@ func (g *generator) request() request {
 		add(6, "ttl", "1000", "nonsense")
 		add(10, "dir", "true")
 		return request{method: "POST", path: at, form: form.Encode()}
+	case 6:
+		return request{method: "PUT", path: at, form: "refresh=true&ttl=1000" + g.one("", "&prevExist=true", "&prevValue=x")}
 	default:
 		add(2, "value", "x", "y", "", "\xff")
 		add(5, "ttl", "1000", "100", "", "-1")
