@@ -187,6 +187,15 @@ func TestAnotherCAIsRefused(t *testing.T) {
 	if _, err = l.apply(); err == nil {
 		t.Fatal("another CA was accepted")
 	}
+	other := newLab(t, 1)
+	other.mustApply()
+	l.cluster.PKI.Dir, other.cluster.PKI.Dir = other.cluster.PKI.Dir, l.cluster.PKI.Dir
+	before := l.snapshot()
+	l.mustFail("controller-0: this host trusts another CA (SHA-256 ", "point pki.dir at the directory this cluster was made with")
+	if after := l.snapshot(); !slices.Equal(before[0], after[0]) {
+		t.Errorf("the host was changed:\nbefore %q\nafter  %q", before, after)
+	}
+	l.cluster.PKI.Dir = other.cluster.PKI.Dir
 	if err := os.Rename(strings.TrimSuffix(l.cluster.PKI.Dir, ".other")+".away", l.cluster.PKI.Dir); err != nil {
 		t.Fatal(err)
 	}

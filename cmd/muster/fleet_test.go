@@ -75,7 +75,7 @@ func flagsOf(hosts int) map[string]string {
 	if hosts <= few {
 		return nil
 	}
-	return map[string]string{"heartbeat-interval": "1000", "election-timeout": "10000"}
+	return map[string]string{"heartbeat-interval": "2000", "election-timeout": "20000"}
 }
 
 // startFleet starts practice hosts and writes all inventories into one file.
@@ -137,7 +137,7 @@ func (w *workstation) measure(t *testing.T, file string, results int, args ...st
 	}
 	cmd := w.command(append(args, "-o", "json", "-f", file)...)
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdout, cmd.Stderr = &keeper{Buffer: &out, dir: filepath.Dir(file), kept: map[string]string{}}, &errs
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -180,6 +180,48 @@ func (w *workstation) measure(t *testing.T, file string, results int, args ...st
 		t.Errorf("%d of %d clusters are verified", verified, results)
 	}
 	return m
+}
+
+// keeper has the hosts keep equal programs once, as soon as muster says that
+// one is installed: hundreds of copies would fill the disk, and as many times
+// the memory. It passes on what muster says.
+type keeper struct {
+	*bytes.Buffer
+	dir  string
+	kept map[string]string // a file, by the name of the program
+	rest []byte
+}
+
+// Write implements io.Writer. It gets pieces of lines.
+func (k *keeper) Write(p []byte) (int, error) {
+	k.rest = append(k.rest, p...)
+	for {
+		line, rest, whole := bytes.Cut(k.rest, []byte("\n"))
+		if !whole {
+			return k.Buffer.Write(p)
+		}
+		k.rest = rest
+		var e jsonEvent
+		if json.Unmarshal(line, &e) != nil || e.Kind != step.Changed {
+			continue // measure complains of lines that are not JSON
+		}
+		if program, ok := strings.CutPrefix(e.Text, "installed /usr/local/bin/"); ok {
+			program, _, _ = strings.Cut(program, " ")
+			file := filepath.Join(k.dir, e.Cluster, e.Host, "root/usr/local/bin", program)
+			if err := k.keep(program, file); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+func (k *keeper) keep(program, file string) error {
+	if k.kept[program] == "" {
+		k.kept[program] = file
+		return nil
+	}
+	next := file + ".kept"
+	return errors.Join(os.Link(k.kept[program], next), os.Rename(next, file))
 }
 
 // watchMemory follows the most memory that a process had resident, which the

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("demo once", w.demoOnce)
 	t.Run("demo interrupted", w.demoInterrupted)
 	t.Run("practice in a process of its own", w.practiceProcess)
+	t.Run("killed with the locks", w.killedWithTheLocks)
 	t.Run("killed on bare hosts", w.killedOnBareHosts)
 	t.Run("killed in a row", w.killedInARow)
 	t.Run("killed changing members", w.killedChangingMembers)
@@ -260,6 +262,31 @@ func (w *workstation) hosts(t *testing.T) (inventory string) {
 
 // momentAfter is how long after an event the kill may come, at most.
 const momentAfter = 30 * time.Millisecond
+
+// killedWithTheLocks kills an apply that holds the lock of every host. The next
+// one gets them without anybody's help.
+func (w *workstation) killedWithTheLocks(t *testing.T) {
+	file := w.hosts(t)
+	first := w.command("apply", "--yes", "-f", file, "--binary-dir", w.programs, "-o", "json")
+	out := newWaitingWriter(`"step":"programs"`)
+	first.Stdout = out
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.wait(t)
+	if err := first.Process.Signal(syscall.SIGSTOP); err != nil { // so that it does not end by itself
+		t.Fatal(err)
+	}
+	second, err := w.command("apply", "--yes", "-f", file, "--binary-dir", w.programs).CombinedOutput()
+	if held := fmt.Sprintf("process %d", first.Process.Pid); err == nil || !strings.Contains(string(second), held) {
+		t.Errorf("while the locks were held by %s: %v\n%s", held, err, second)
+	}
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait() // killed
+	w.mustApply(t, file)
+}
 
 func (w *workstation) killedOnBareHosts(t *testing.T) {
 	random := w.random(t)

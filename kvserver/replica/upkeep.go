@@ -26,11 +26,17 @@ const (
 // upkeep is what has to be done from time to time.
 type upkeep struct{ *engine }
 
+// interval is upkeepInterval at an election timeout of a second, and longer where
+// members are told to be slow.
+func (u *upkeep) interval() time.Duration {
+	return min(max(upkeepInterval, u.config.ElectionTimeout/10), 10*upkeepInterval)
+}
+
 // keepSnapshots takes a snapshot whenever the log has grown enough since the
 // last one.
 func (u *upkeep) keepSnapshots(ctx context.Context) {
 	var bytesAt uint64
-	for tick(ctx, upkeepInterval) {
+	for tick(ctx, u.interval()) {
 		recorded := u.snapshots.index()
 		last := u.currentRaft().LastIndex()
 		entries := last - min(last, recorded)
@@ -75,7 +81,7 @@ func trailing(most, entries, grown uint64) uint64 {
 // scrub removes what compaction has made unreachable, a little at a time. It
 // rests as long as it works: some steps read the whole store.
 func (u *upkeep) scrub(ctx context.Context) {
-	for pause := upkeepInterval; tick(ctx, pause); {
+	for pause := u.interval(); tick(ctx, pause); {
 		begun := time.Now()
 		done, err := u.machine.Space().ScrubStep(ctx, scrubKeys)
 		if err != nil {
@@ -86,7 +92,7 @@ func (u *upkeep) scrub(ctx context.Context) {
 		}
 		pause = time.Since(begun)
 		if done {
-			pause = max(pause, upkeepInterval)
+			pause = max(pause, u.interval())
 		}
 	}
 }
@@ -95,7 +101,7 @@ func (u *upkeep) scrub(ctx context.Context) {
 // acting as leader meanwhile.
 func (u *upkeep) watchLog(ctx context.Context) {
 	reported := false
-	for tick(ctx, upkeepInterval) {
+	for tick(ctx, u.interval()) {
 		stalled := u.stalled()
 		if stalled && !reported {
 			u.logger.Error("a raft log write hangs; giving way to another leader", "for", u.log.stalled(time.Now()))

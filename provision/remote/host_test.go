@@ -10,9 +10,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -266,6 +269,44 @@ func TestUploadSurvivesALostConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkFile(t, f.Path, content, 0o755)
+}
+
+// A program that runs cannot be written to: "text file busy". It is replaced,
+// and goes on with what it was.
+func TestUploadOverARunningProgram(t *testing.T) {
+	h, _ := testHost(t)
+	name, group := owner(t)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(sleep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := File{Path: filepath.Join(t.TempDir(), "sleep"), Mode: 0o755, Owner: name, Group: group}
+	if err := h.Upload(testContext(t), f, NewPayload(program), nil); err != nil {
+		t.Fatal(err)
+	}
+	running := exec.Command(f.Path, "300")
+	if err := running.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := running.Process.Kill(); err != nil {
+			t.Error("the old program has ended: ", err)
+		}
+		_ = running.Wait()
+	})
+	if f, err := os.OpenFile(f.Path, os.O_WRONLY, 0); !errors.Is(err, syscall.ETXTBSY) {
+		_ = f.Close()
+		t.Fatalf("the test proves nothing: %v", err)
+	}
+	next := append(slices.Clone(program), "newer"...)
+	if err := h.Upload(testContext(t), f, NewPayload(next), nil); err != nil {
+		t.Fatal(err)
+	}
+	checkFile(t, f.Path, next, 0o755)
 }
 
 func TestProcess(t *testing.T) {

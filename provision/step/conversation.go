@@ -210,7 +210,7 @@ func (c *conversation) until(ctx context.Context, what string, try func(context.
 			if what != "" {
 				err = fmt.Errorf("%s: %w", what, err)
 			}
-			return fmt.Errorf("%w (after %v); see muster status", err, c.ReadyTimeout)
+			return fmt.Errorf("%w (after %v, --timeout); see muster status", err, c.ReadyTimeout)
 		case <-tick.C:
 		}
 	}

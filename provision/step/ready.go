@@ -68,7 +68,7 @@ func awaitReady(ctx context.Context, h *Host) error {
 		case <-h.Remote.Lost():
 			return fmt.Errorf("%s: wait for the member: %w", h.Name, remote.ErrConnectionLost)
 		case <-ctx.Done():
-			return fmt.Errorf("%s: the member was not ready within %v: %w; see journalctl -u %s there", h.Name, h.run.ReadyTimeout, err, h.unit().Name)
+			return fmt.Errorf("%s: the member was not ready within %v (--timeout): %w; see journalctl -u %s there", h.Name, h.run.ReadyTimeout, err, h.unit().Name)
 		case <-tick.C:
 		}
 	}

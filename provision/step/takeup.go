@@ -194,7 +194,7 @@ func awaitProof(ctx context.Context, h *Host, prove proof, patience time.Duratio
 		case <-h.Remote.Lost():
 			return fmt.Errorf("%s: ask the member: %w", h.Name, remote.ErrConnectionLost)
 		case <-ctx.Done():
-			return fmt.Errorf("%s: the member does not answer: %w; see muster status", h.Name, err)
+			return fmt.Errorf("%s: the member does not answer within %v (--timeout): %w; see muster status", h.Name, h.run.ReadyTimeout, err)
 		case <-tick.C:
 		}
 	}
