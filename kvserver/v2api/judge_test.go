@@ -39,6 +39,23 @@ const patience = time.Minute
 // startMusterd runs a member that is alone and returns its client URL.
 func startMusterd(t *testing.T, change func(*kvserver.Config)) (*kvserver.Server, string) {
 	t.Helper()
+	server, endpoint := launch(t, change)
+	awaitReady(t, server)
+	return server, endpoint
+}
+
+func awaitReady(t *testing.T, server *kvserver.Server) {
+	t.Helper()
+	select {
+	case <-server.Ready():
+	case <-time.After(patience):
+		t.Fatal("musterd is not ready")
+	}
+}
+
+// launch starts a member, alone unless change says otherwise.
+func launch(t *testing.T, change func(*kvserver.Config)) (*kvserver.Server, string) {
+	t.Helper()
 	config := kvserver.Default()
 	config.EnableV2 = true
 	config.Name = "m0"
@@ -60,11 +77,6 @@ func startMusterd(t *testing.T, change func(*kvserver.Config)) (*kvserver.Server
 			t.Error(err)
 		}
 	})
-	select {
-	case <-server.Ready():
-	case <-time.After(patience):
-		t.Fatal("musterd is not ready")
-	}
 	return server, config.ListenClientURLs[0]
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -72,8 +73,9 @@ const (
 // API serves the requests below Path. It must end with Close.
 type API struct {
 	http.Handler
-	hub   *hub
-	stats *statistics
+	hub     *hub
+	stats   *statistics
+	closing sync.Once
 }
 
 // New returns an API that is ready to serve.
@@ -101,8 +103,10 @@ func New(config Config) *API {
 
 // Close ends all watches.
 func (a *API) Close() {
-	a.hub.close()
-	a.stats.close()
+	a.closing.Do(func() {
+		a.hub.close()
+		a.stats.close()
+	})
 }
 
 // core is what every handler needs.

@@ -1,0 +1,134 @@
+package v2api_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"muster/kvserver"
+	"muster/kvserver/machine"
+	"muster/kvserver/metrics"
+	"muster/kvserver/replica"
+	"muster/kvserver/v2api"
+)
+
+// TestOff: without --enable-v2 there is no version 2, and with it the keys are
+// what they were, TTLs included, also when the member was started without it in
+// between.
+func TestOff(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	run := func(enabled bool, ask func(endpoint string)) {
+		t.Helper()
+		server, endpoint := startMusterd(t, func(c *kvserver.Config) { c.EnableV2, c.DataDir = enabled, dir })
+		ask(endpoint)
+		if err := server.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func(endpoint, key string) (int, string) {
+		status, _, body := request{method: "GET", path: "/v2/keys/" + key}.ask(t, endpoint)
+		return status, body
+	}
+	run(true, func(endpoint string) {
+		for _, r := range []request{
+			{method: "PUT", path: "/v2/keys/a", form: "value=x"},
+			{method: "PUT", path: "/v2/keys/short", form: "value=x&ttl=1"},
+		} {
+			if status, _, body := r.ask(t, endpoint); status != http.StatusCreated {
+				t.Fatalf("%v: %d %s", r, status, body)
+			}
+		}
+	})
+	run(false, func(endpoint string) {
+		if status, body := get(endpoint, "a"); status != http.StatusNotFound || body != "404 page not found\n" {
+			t.Errorf("off: %d %s", status, body)
+		}
+	})
+	run(true, func(endpoint string) {
+		if status, body := get(endpoint, "a"); status != http.StatusOK || !strings.Contains(body, `"modifiedIndex":4,`) {
+			t.Errorf("after a restart: %d %s", status, body)
+		}
+		for deadline := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
+			if status, _ := get(endpoint, "short"); status == http.StatusNotFound {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("a key does not expire")
+			}
+		}
+	})
+}
+
+// TestMixed: members that do not serve version 2 keep its data, and remove what
+// expires when they lead.
+func TestMixed(t *testing.T) {
+	t.Parallel()
+	enabled := 0
+	endpoints := startThree(t, func(i int, c *kvserver.Config) {
+		c.EnableV2 = i == enabled
+	})
+	put := request{method: "PUT", path: "/v2/keys/short", form: "value=x&ttl=1"}
+	if status, _, body := put.ask(t, endpoints[enabled]); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, body)
+	}
+	watched := watch(t, endpoints[enabled]+"/v2/keys/short?wait=true&waitIndex=5")
+	watched.until(t, `"action":"expire"`)
+}
+
+// lost is a member that has no quorum.
+type lost struct{ v2api.Replica }
+
+func (lost) Propose(context.Context, *pb.InternalRaftRequest) (replica.Outcome, error) {
+	return replica.Outcome{}, replica.ErrTimeout
+}
+
+func (lost) Reconfigure(context.Context, replica.Change) (replica.Changed, error) {
+	return replica.Changed{}, replica.ErrTimeout
+}
+
+func (lost) Linearize(context.Context) error { return replica.ErrTimeout }
+
+func (lost) Status() replica.Status { return replica.Status{} }
+
+// TestNoQuorum: code 300 and what else is answered when nothing can be changed.
+// The texts are etcd's.
+func TestNoQuorum(t *testing.T) {
+	t.Parallel()
+	server, _ := startMusterd(t, nil)
+	api := v2api.New(v2api.Config{
+		Replica: lost{server.Replica()}, Store: server.Replica().Machine(), Name: "m0", Timeout: time.Second, BcryptCost: 4,
+		Metrics: metrics.NewReplica(nil), Logger: slog.New(slog.DiscardHandler),
+	})
+	defer api.Close()
+	web := httptest.NewServer(api)
+	defer web.Close()
+	const internal = `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out","index":0}`
+	for _, test := range []struct {
+		request request
+		status  int
+		body    string
+	}{
+		{request{method: "PUT", path: "/v2/keys/a", form: "value=x"}, 500, internal},
+		{request{method: "GET", path: "/v2/keys/a?quorum=true"}, 500, internal},
+		{request{method: "GET", path: "/v2/keys/a"}, 404, `{"errorCode":100,"message":"Key not found","cause":"/a","index":3}`},
+		{request{method: "GET", path: "/v2/members/leader"}, 503, `{"message":"During election"}`},
+		{request{method: "GET", path: "/v2/stats/leader"}, 403, `{"message":"not current leader"}`},
+		{request{method: "DELETE", path: "/v2/members/1"}, 500, `{"message":"Internal Server Error"}`},
+		{request{method: "PUT", path: "/v2/auth/users/a", form: `{"user":"a","password":"x"}`}, 500, `{"message":"Internal Server Error"}`},
+	} {
+		status, _, body := test.request.ask(t, web.URL)
+		if status != test.status || strings.TrimSpace(body) != test.body {
+			t.Errorf("%v: %d %s", test.request, status, body)
+		}
+	}
+}
+
+var _ v2api.Store = (*machine.Machine)(nil)
