@@ -134,13 +134,13 @@ func (h *hosts) on(host, command string) string {
 func (h *hosts) container(i int) string { return labName + "-" + h.names[i] }
 
 // docker does to containers what hands do to machines.
-func (h *hosts) docker(args ...string) {
+func (h *hosts) docker(args ...string) string {
 	h.t.Helper()
 	command := append([]string{"docker"}, args...)
 	if os.Geteuid() != 0 {
 		command = append([]string{"sudo", "-n"}, command...)
 	}
-	h.must(time.Minute, command[0], command[1:]...)
+	return h.must(time.Minute, command[0], command[1:]...)
 }
 
 // muster runs the installer on the lab's inventory.

@@ -4,15 +4,19 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var (
@@ -38,8 +42,10 @@ func TestLab(t *testing.T) {
 		run  func(*testing.T, *hosts)
 	}{
 		{"bastion", bastion},
+		{"plan for bare hosts", plan},
 		{"apply", apply},
 		{"apply again", applyAgain},
+		{"plan for a cluster", plan},
 		{"unit", unit},
 		{"tools on the host", toolsOnHost},
 		{"client", client},
@@ -72,6 +78,43 @@ func bastion(t *testing.T, h *hosts) {
 	if user := strings.TrimSpace(h.on(h.names[2], "id -un")); user != "admin" {
 		t.Errorf("muster logs in to %s as %s", h.names[2], user)
 	}
+}
+
+// plan says what apply would do, and leaves no trace on any host but the one
+// that sshd, sudo and PAM leave of every login.
+func plan(t *testing.T, h *hosts) {
+	before := h.trees()
+	out, err := h.muster(time.Minute, "plan", "-o", "json")
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 2) {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes of plan", len(out))
+	for i, after := range h.trees() {
+		if after != before[i] {
+			t.Errorf("plan has changed %s (-before +after):\n%s", h.names[i], cmp.Diff(strings.Split(before[i], "\n"), strings.Split(after, "\n")))
+		}
+	}
+}
+
+// trees describes every file of every host: its kind, mode, owner, size, when
+// its content and its inode changed, and a hash of all contents.
+func (h *hosts) trees() []string {
+	h.t.Helper()
+	const look = `cd / && list() {
+	find / /run -xdev \( -path /var/log -o -path /run/systemd -o -path /run/user -o -path /run/utmp -o -path /run/log -o -path /run/sudo -o -path /run/motd.dynamic \) -prune -o "$@"
+}
+list ! -path /run -printf '%p %y %m %u:%g %s %T@ %C@ %l\n' | sort
+list -type f -print0 | sort -z | xargs -0 cat | sha256sum`
+	var trees []string
+	for i := range h.names {
+		tree := h.docker("exec", h.container(i), "sh", "-ec", look)
+		if strings.Count(tree, "\n") < 5000 {
+			h.t.Fatalf("%s has only %d files:\n%s", h.names[i], strings.Count(tree, "\n"), tree)
+		}
+		trees = append(trees, tree)
+	}
+	return trees
 }
 
 func apply(t *testing.T, h *hosts) {
