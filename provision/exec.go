@@ -23,8 +23,10 @@ type ExecResult struct {
 	Host string `json:"host"`
 	// ExitStatus is -1 when the command was not run, or did not say.
 	ExitStatus int    `json:"exitStatus"`
-	Stdout     string `json:"stdout"` // its first 4 MiB
-	Stderr     string `json:"stderr"`
+	Stdout     string `json:"stdout"` // its first remote.OutputLimit bytes
+	Stderr     string `json:"stderr"` // the same
+	// Lost is how many bytes of both came after that, and were not kept.
+	Lost int64 `json:"lost,omitempty"`
 	// Error says why there is no exit status.
 	Error   string  `json:"error,omitempty"`
 	Seconds float64 `json:"seconds"`
@@ -75,11 +77,12 @@ func execOn(ctx context.Context, h *step.Host, command remote.Command) ExecResul
 	var failed *remote.CommandError
 	switch {
 	case err == nil:
-		out.ExitStatus, out.Stdout, out.Stderr = 0, result.Stdout, result.Stderr
-	case errors.As(err, &failed) && failed.Err == nil:
-		out.ExitStatus, out.Stdout, out.Stderr = failed.ExitStatus, failed.Stdout, failed.Stderr
+		out.ExitStatus, out.Stdout, out.Stderr, out.Lost = 0, result.Stdout, result.Stderr, result.Lost
 	case errors.As(err, &failed):
-		out.Stdout, out.Stderr, out.Error = failed.Stdout, failed.Stderr, failed.Err.Error()
+		out.Stdout, out.Stderr, out.Lost = failed.Stdout, failed.Stderr, failed.Lost
+		if out.ExitStatus = failed.ExitStatus; failed.Err != nil {
+			out.ExitStatus, out.Error = -1, failed.Err.Error()
+		}
 	default:
 		out.Error = err.Error()
 	}

@@ -98,6 +98,18 @@ func TestResetWithData(t *testing.T) {
 	l.mustApply()
 }
 
+// An account that the host had before stays when everything else goes.
+func TestResetKeepsAForeignAccount(t *testing.T) {
+	l := newLab(t, 1)
+	h := l.hosts[0]
+	l.console(h, "groupadd --system muster && useradd --system --gid muster --comment ours muster")
+	l.mustApply()
+	l.mustReset(ResetOptions{Data: true})
+	if out, status := h.Console(l.context(), "getent passwd muster && getent group muster"); status != 0 {
+		t.Errorf("the account is gone: %s", out)
+	}
+}
+
 func TestResetDeclined(t *testing.T) {
 	l := newLab(t, 1)
 	l.mustApply()

@@ -9,9 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"muster/provision"
+	"muster/provision/remote"
 )
 
 func newExecCommand(a *app) *cobra.Command {
@@ -97,6 +99,10 @@ func (a *app) printExec(r provision.ExecResult, width int) {
 	}
 	prefixed(a.out, r.Stdout)
 	prefixed(a.err, r.Stderr)
+	if r.Lost > 0 {
+		prefixed(a.err, fmt.Sprintf("warning: %s more of output were not kept, only the first %s; write it to a file on the host",
+			humanize.IBytes(uint64(r.Lost)), humanize.IBytes(remote.OutputLimit))) //nolint:gosec // not negative
+	}
 	switch {
 	case r.Error != "":
 		prefixed(a.err, "error: "+r.Error)

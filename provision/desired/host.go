@@ -27,6 +27,10 @@ type Account struct {
 	Shell string
 }
 
+// AccountComment is what /etc/passwd says of an account that was made for the
+// server. Another one was there before, and stays.
+const AccountComment = "made by muster"
+
 // Directory is a directory with its own owner and mode.
 type Directory struct {
 	Path  string

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"muster/provision/desired"
 )
 
 // Facts is what a host was like when it was asked.
@@ -18,6 +20,7 @@ type Facts struct {
 	Systemd      int    // version; 0 when it does not run the host
 	MissingTools []string
 	HasUser      bool
+	OwnUser      bool // it was made for the server
 	HasGroup     bool
 	Unit         UnitFact
 	Timer        TimerFact
@@ -160,6 +163,8 @@ func (f *Facts) addText(kind, value string) {
 		f.MissingTools = append(f.MissingTools, value)
 	case "user":
 		f.HasUser = value != ""
+		fields := strings.Split(value, ":")
+		f.OwnUser = len(fields) > 4 && fields[4] == desired.AccountComment
 	case "group":
 		f.HasGroup = value != ""
 	case "unit":

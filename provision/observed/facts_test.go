@@ -16,7 +16,7 @@ machine|x86_64
 kernel|Linux
 missing|flock
 systemd|systemd 252 (252.39-1~deb12u1)
-user|muster:x:998:998::/var/lib/muster:/usr/sbin/nologin
+user|muster:x:998:998:made by muster:/var/lib/muster:/usr/sbin/nologin
 group|
 unit|MainPID=815
 unit|Result=success
@@ -57,7 +57,7 @@ func TestParseFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Facts{
-		Machine: "x86_64", Kernel: "Linux", Systemd: 252, MissingTools: []string{"flock"}, HasUser: true,
+		Machine: "x86_64", Kernel: "Linux", Systemd: 252, MissingTools: []string{"flock"}, HasUser: true, OwnUser: true,
 		Unit: UnitFact{Loaded: true, Active: "active", Sub: "running", Result: "success", Enabled: true, MainPID: 815, NeedsReload: true, Restarts: 2},
 		Sockets: []Socket{
 			{netip.MustParseAddrPort("127.0.0.1:2379"), `("musterd",pid=815,fd=9)`, 815},

@@ -21,6 +21,7 @@ type account struct {
 	Name    string
 	ID      int
 	GID     int // of a user: the primary group
+	Comment string
 	Home    string
 	Shell   string
 	Members []string // of a group
@@ -63,7 +64,7 @@ func (a accounts) user(key string) (account, bool) {
 		if err != nil {
 			continue
 		}
-		return account{Name: l[0], ID: id, GID: gid, Home: l[5], Shell: l[6]}, true
+		return account{Name: l[0], ID: id, GID: gid, Comment: l[4], Home: l[5], Shell: l[6]}, true
 	}
 	return account{}, false
 }
@@ -159,7 +160,7 @@ func (a accounts) addUser(u account) error {
 	if u.ID == 0 {
 		u.ID = a.nextID()
 	}
-	return a.append("passwd", fmt.Sprintf("%s:x:%d:%d::%s:%s\n", u.Name, u.ID, u.GID, u.Home, u.Shell))
+	return a.append("passwd", fmt.Sprintf("%s:x:%d:%d:%s:%s:%s\n", u.Name, u.ID, u.GID, u.Comment, u.Home, u.Shell))
 }
 
 // drop removes the line of an account from passwd or group.

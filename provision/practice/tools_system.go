@@ -157,7 +157,7 @@ func useraddTool(c *call) error {
 	f.BoolP("no-create-home", "M", false, "")
 	ownGroup := f.BoolP("user-group", "U", false, "")
 	f.BoolP("no-user-group", "N", false, "")
-	f.StringP("comment", "c", "", "")
+	comment := f.StringP("comment", "c", "", "")
 	group := f.StringP("gid", "g", "", "")
 	home := f.StringP("home-dir", "d", "", "")
 	sh := f.StringP("shell", "s", "/bin/sh", "")
@@ -165,7 +165,7 @@ func useraddTool(c *call) error {
 	if err := errors.Join(c.mustBeRoot(), c.parse(f)); err != nil {
 		return err
 	}
-	u := account{Name: f.Arg(0), ID: *id, Home: *home, Shell: *sh}
+	u := account{Name: f.Arg(0), ID: *id, Comment: *comment, Home: *home, Shell: *sh}
 	if u.Home == "" {
 		u.Home = "/home/" + u.Name
 	}

@@ -25,6 +25,7 @@ type Command struct {
 type Result struct {
 	Stdout  string
 	Stderr  string
+	Lost    int64 // bytes of both that were beyond OutputLimit
 	Elapsed time.Duration
 }
 
@@ -36,6 +37,7 @@ type CommandError struct {
 	ExitStatus int
 	Stdout     string
 	Stderr     string
+	Lost       int64 // bytes of both that were beyond OutputLimit
 	// Err is the cause when there is no exit status.
 	Err error
 }

@@ -25,8 +25,8 @@ var ErrConnectionLost = errors.New("the SSH connection was lost; run the same co
 // sessions of uploads and of started processes too.
 const maxSessions = 6
 
-// outputLimit bounds what is kept of a command's output, in bytes.
-const outputLimit = 4 << 20
+// OutputLimit bounds what is kept of each of a command's two outputs, in bytes.
+const OutputLimit = 4 << 20
 
 // Host is one connection to one host. It may be used from many goroutines.
 type Host struct {
@@ -104,9 +104,14 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 	err = session.Run(c.line(h.privilege.Become))
 	h.log.Debug("ran", "command", c.Label, "elapsed", time.Since(begin), "error", err)
 	if err != nil {
-		return Result{}, h.commandError(ctx, c, err, stdout.String(), stderr.String())
+		err := h.commandError(ctx, c, err, stdout.String(), stderr.String())
+		var failed *CommandError
+		if errors.As(err, &failed) {
+			failed.Lost = stdout.lost + stderr.lost
+		}
+		return Result{}, err
 	}
-	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Elapsed: time.Since(begin)}, nil
+	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Lost: stdout.lost + stderr.lost, Elapsed: time.Since(begin)}, nil
 }
 
 // Process is a command that keeps running.
@@ -189,11 +194,15 @@ func (h *Host) diagnose(err error) error {
 	}
 }
 
-// limitedBuffer keeps the first outputLimit bytes and swallows the rest.
-type limitedBuffer struct{ b bytes.Buffer }
+// limitedBuffer keeps the first OutputLimit bytes and counts the rest.
+type limitedBuffer struct {
+	b    bytes.Buffer
+	lost int64
+}
 
 func (l *limitedBuffer) Write(p []byte) (int, error) {
-	l.b.Write(p[:min(len(p), max(0, outputLimit-l.b.Len()))])
+	n, _ := l.b.Write(p[:min(len(p), max(0, OutputLimit-l.b.Len()))]) // never fails
+	l.lost += int64(len(p) - n)
 	return len(p), nil
 }
 

@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 
+	"muster/provision/desired"
 	"muster/provision/remote"
 )
 
@@ -22,7 +23,7 @@ func MakeAccount(ctx context.Context, h *Host) error {
 	}
 	return h.changeByScript(ctx, "made the user "+a.User, remote.Command{
 		Label:  "make the user " + a.User,
-		Script: `useradd --system --gid "$2" --home-dir "$3" --no-create-home --shell "$4" "$1"`,
-		Args:   []string{a.User, a.Group, a.Home, a.Shell},
+		Script: `useradd --system --gid "$2" --home-dir "$3" --no-create-home --shell "$4" --comment "$5" "$1"`,
+		Args:   []string{a.User, a.Group, a.Home, a.Shell, desired.AccountComment},
 	})
 }

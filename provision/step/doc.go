@@ -49,6 +49,7 @@
 //	tail                 -n N
 //	timeout              SECONDS COMMAND ARG...
 //	uname                -m, -s
-//	useradd              --system --gid GROUP --home-dir DIR --no-create-home --shell SHELL NAME
+//	useradd              --system --gid GROUP --home-dir DIR --no-create-home --shell SHELL
+//	                     --comment TEXT NAME
 //	userdel, groupdel    NAME
 package step

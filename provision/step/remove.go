@@ -27,7 +27,7 @@ func removalOf(h *Host, withData bool) []string {
 	if withData && h.Facts.Record != (observed.Record{}) {
 		lines = append(lines, observed.RecordPath)
 	}
-	if withData && h.Facts.HasUser {
+	if withData && h.Facts.OwnUser {
 		lines = append(lines, "the user "+h.Want.Account.User)
 	}
 	return lines
@@ -165,7 +165,7 @@ func removeEmptyDirectories(ctx context.Context, h *Host) error {
 }
 
 // RemoveData removes the member's data, the record that protects it, and the
-// account that owned it.
+// account that owned it if that was made for it.
 func RemoveData(ctx context.Context, h *Host) error {
 	dir := path.Clean(h.Want.Member.DataDir)
 	if hasData(h) {
@@ -190,7 +190,7 @@ func RemoveData(ctx context.Context, h *Host) error {
 
 func removeAccount(ctx context.Context, h *Host) error {
 	a := h.Want.Account
-	if !h.Facts.HasUser {
+	if !h.Facts.OwnUser { // there is none, or it was there before
 		return nil
 	}
 	// userdel removes the user's own group on some systems and leaves it on
