@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -132,10 +133,30 @@ type hinter interface {
 	Hint() string
 }
 
+// answeredError is an error that follows a whole answer in JSON.
+type answeredError struct{ error }
+
+func (e answeredError) Unwrap() error { return e.error }
+
+// answered says that standard output has the answer, which was not a good one.
+func answered(err error) bool {
+	for _, sentinel := range []error{errUnhealthy, errFindings, errCertificates, errExecFailed} {
+		if errors.Is(err, sentinel) {
+			return true
+		}
+	}
+	var fleet *fleetError
+	var other answeredError
+	return errors.As(err, &fleet) || errors.As(err, &other)
+}
+
 // report prints err, if any, and returns the exit code it stands for.
 func (a *app) report(err error) int {
 	if err == nil {
 		return exitOK
+	}
+	if a.started && a.wantsJSON() && !answered(err) {
+		_ = json.NewEncoder(a.out).Encode(newErrorLine("", err))
 	}
 	var problems inventory.Problems
 	if errors.As(err, &problems) {

@@ -132,6 +132,9 @@ type measured struct {
 // measure runs muster on all clusters, of which so many end with a result.
 func (w *workstation) measure(t *testing.T, file string, results int, args ...string) measured {
 	t.Helper()
+	if args[0] == "apply" {
+		args = append(args, "--timeout", "10m") // the first election alone waits for the election timeout
+	}
 	if *fleetRound > 0 && args[0] == "apply" {
 		args = append(args, "--concurrency", strconv.Itoa(*fleetRound))
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -133,8 +132,7 @@ func (a *app) explain(err error) {
 	if !errors.As(err, &f) {
 		return
 	}
-	if a.wantsJSON() {
-		_ = json.NewEncoder(a.out).Encode(newErrorLine("", err))
+	if a.wantsJSON() { // report will
 		return
 	}
 	_, _ = io.WriteString(a.err, f.Details())
@@ -148,6 +146,8 @@ type errorLine struct {
 	Error   string    `json:"error"`
 	Hint    string    `json:"hint"`
 	Details string    `json:"details"`
+	// Problems are those of an inventory.
+	Problems inventory.Problems `json:"problems,omitempty"`
 }
 
 func newErrorLine(cluster string, err error) errorLine {
@@ -159,6 +159,9 @@ func newErrorLine(cluster string, err error) errorLine {
 	var f *provision.Failure
 	if errors.As(err, &f) {
 		line.Details = f.Details()
+	}
+	if errors.As(err, &line.Problems) {
+		line.Error = "the inventory cannot be used: " + line.Problems.Count()
 	}
 	return line
 }

@@ -61,9 +61,7 @@ func (a *app) plan(ctx context.Context, flags operationFlags) error {
 	cluster := clusters[0]
 	p, err := provision.Plan(ctx, cluster, a.options(ctx, flags, &quietReporter{plainReporter{out: a.err}}))
 	if err != nil {
-		if !a.wantsJSON() {
-			a.explain(err)
-		}
+		a.explain(err)
 		return err
 	}
 	if a.wantsJSON() {

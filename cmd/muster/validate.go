@@ -69,5 +69,8 @@ func (a *app) validateJSON() error {
 	if encErr := enc.Encode(answer); encErr != nil {
 		return fmt.Errorf("print the result: %w", encErr)
 	}
-	return err
+	if err != nil {
+		return answeredError{err}
+	}
+	return nil
 }
