@@ -46,6 +46,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newValidateCommand,
 		newPlanCommand,
 		newApplyCommand,
+		newAdoptCommand,
 		newReplaceCommand,
 		newStatusCommand,
 		newDoctorCommand,

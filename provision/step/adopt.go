@@ -16,7 +16,6 @@ import (
 	"muster/provision/found"
 	"muster/provision/observed"
 	"muster/provision/plan"
-	"muster/provision/remote"
 )
 
 // Adopt holds the steps that take over an etcd which kubeadm, etcdadm or
@@ -125,9 +124,12 @@ func (a *Adopt) Survey(ctx context.Context, r *Run) error {
 	r.bootstraps = map[string]desired.Bootstrap{}
 	for _, h := range r.Hosts {
 		h.joins, h.rolls = false, false
-		if own, told := plan.BootstrapOf(h.Facts.Files[h.unit().Path].Text); told {
+		if !a.inPlace(h) {
+			continue // it founds, whatever a run that was undone has told it
+		}
+		if own, told := plan.BootstrapOf(h.Facts.Files[h.unit().Path].Text); told && own.State == "existing" {
 			r.bootstraps[h.Name] = own
-		} else if a.inPlace(h) {
+		} else {
 			r.bootstraps[h.Name] = r.continuing()
 		}
 	}
@@ -173,9 +175,17 @@ func sharesCA(a, b []byte) bool {
 	return err == nil && slices.ContainsFunc(x, func(sum string) bool { return slices.Contains(y, sum) })
 }
 
-// Preflight decides whether the members can be taken over, before anything is
-// changed.
+// Preflight is Examine that also has ready what is to be installed.
 func (a *Adopt) Preflight(ctx context.Context, r *Run) error {
+	if err := a.Examine(ctx, r); err != nil {
+		return err
+	}
+	return findPrograms(ctx, r)
+}
+
+// Examine decides whether the members can be taken over, before anything is
+// changed. It only reads.
+func (a *Adopt) Examine(_ context.Context, r *Run) error {
 	var failed PreflightError
 	trusted, err := trustedCAs(r.Cluster.PKI.Dir)
 	if err != nil {
@@ -205,7 +215,7 @@ func (a *Adopt) Preflight(ctx context.Context, r *Run) error {
 	if len(failed.Problems) > 0 {
 		return &failed
 	}
-	return findPrograms(ctx, r)
+	return nil
 }
 
 // data examines whether the new member can have the data as is wished.
@@ -312,57 +322,6 @@ func begun(r *Run) bool {
 	return slices.ContainsFunc(r.Hosts, func(h *Host) bool { return h.Facts.Adoption != (observed.Adoption{}) })
 }
 
-// Takeover is what is about to happen, for the operator to agree to.
-type Takeover struct {
-	Cluster string `json:"cluster"`
-	Server  string `json:"server"` // "etcd" or "musterd"
-	InPlace bool   `json:"inPlace"`
-	// Bytes is the size of the database, DataDir where the data will be.
-	Bytes   int64          `json:"bytes"`
-	DataDir string         `json:"dataDir"`
-	Hosts   []TakeoverHost `json:"hosts"`
-}
-
-// TakeoverHost is one host of a Takeover.
-type TakeoverHost struct {
-	Name      string `json:"name"`
-	Installer string `json:"installer"`
-	Version   string `json:"version,omitempty"`
-	Source    string `json:"source"`
-	DataDir   string `json:"dataDir"`
-}
-
-// Confirm shows what will happen, and goes on only if that is accepted.
-func (a *Adopt) Confirm(ask func(context.Context, Takeover) (bool, error)) func(context.Context, *Run) error {
-	return func(ctx context.Context, r *Run) error {
-		if ask == nil || Over(r) {
-			return nil
-		}
-		t := Takeover{Cluster: r.Cluster.Name, Server: serverProgram, InPlace: a.InPlace(r), DataDir: r.Hosts[0].Want.Member.DataDir}
-		if r.Hosts[0].Server.Binary != "" {
-			t.Server = "etcd"
-		}
-		for _, h := range r.Hosts {
-			v := r.roster.views[h.Name]
-			t.Bytes = max(t.Bytes, v.DBSize)
-			adoption := a.adoption(h)
-			source := adoption.Unit
-			if source == "" {
-				source = adoption.Manifest
-			}
-			t.Hosts = append(t.Hosts, TakeoverHost{Name: h.Name, Installer: adoption.Installer, Version: v.Version, Source: source, DataDir: adoption.DataDir})
-		}
-		ok, err := ask(ctx, t)
-		if err != nil {
-			return &localError{err}
-		}
-		if !ok {
-			return ErrDeclined
-		}
-		return nil
-	}
-}
-
 // adoption is what the host remembers, or will, of its old member.
 func (a *Adopt) adoption(h *Host) observed.Adoption {
 	if h.Facts.Adoption != (observed.Adoption{}) {
@@ -374,78 +333,4 @@ func (a *Adopt) adoption(h *Host) observed.Adoption {
 	own := oldOf(a.olds[h.Name])
 	own.InPlace = a.inPlace(h)
 	return own
-}
-
-// ImportCA brings the CA and its key to the workstation, from where all
-// certificates come from then on.
-func (a *Adopt) ImportCA(ctx context.Context, r *Run) error {
-	if r.Cluster.PKI.External {
-		return nil
-	}
-	if there, err := r.PKI.HasKey(); err != nil || there {
-		if err != nil {
-			return &localError{err}
-		}
-		return nil
-	}
-	cert, key := []byte(nil), a.CAKey
-	for _, h := range r.Hosts {
-		old := a.olds[h.Name]
-		if old == nil {
-			continue
-		}
-		cert = old.CACert
-		if len(key) == 0 && old.CAKey != "" {
-			files, err := readSecret(ctx, h, "read the key of the CA", []string{old.CAKey})
-			if err != nil {
-				return &hostError{h.Name, err}
-			}
-			key = files[old.CAKey]
-		}
-		if len(key) > 0 {
-			break
-		}
-	}
-	made, err := r.PKI.Import(ctx, cert, key)
-	if err != nil {
-		return &localError{err}
-	}
-	for _, m := range made {
-		r.change("certificates", "took over "+m.Path)
-	}
-	return nil
-}
-
-// MakeDirectories is MakeDirectories but for a data directory that is in use.
-func (a *Adopt) MakeDirectories(ctx context.Context, h *Host) error {
-	return makeDirectories(ctx, h, slices.DeleteFunc(slices.Clone(h.Want.Directories), func(d desired.Directory) bool { return d.Data }))
-}
-
-// CheckProgram makes sure that the server which is installed runs on the host,
-// and where it is etcd, that it can go on with the data of the old one: etcd goes
-// up by one minor version at a time, and not down.
-func (a *Adopt) CheckProgram(ctx context.Context, h *Host) error {
-	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "ask the server for its version", Script: `"$1" --version`, Args: []string{h.binary(serverProgram)},
-	})
-	if err != nil {
-		return err
-	}
-	v, known := h.run.roster.views[h.Name]
-	_, text, isEtcd := strings.Cut(result.Stdout, "etcd Version: ")
-	if !isEtcd || !known || !a.inPlace(h) {
-		return nil
-	}
-	fresh, err := semver.NewVersion(strings.Fields(text)[0])
-	if err != nil {
-		return fmt.Errorf("%s: the version of %s: %w", h.Name, h.Server.Binary, err)
-	}
-	old, err := semver.NewVersion(v.Version)
-	if err != nil {
-		return fmt.Errorf("%s: the version of the member: %w", h.Name, err)
-	}
-	if fresh.Major != old.Major || fresh.Minor < old.Minor || fresh.Minor > old.Minor+1 {
-		return fmt.Errorf("%s: the members are etcd %s, and %s is %s: it has to be the same minor version or the next one; name another server.binary", h.Name, old, h.Server.Binary, fresh)
-	}
-	return nil
 }
