@@ -134,9 +134,14 @@ func (l *lab) loadHosts(extra string, hosts ...*practice.Host) {
 		fmt.Fprintf(&b, "  - name: %s\n    address: 127.0.0.1\n    ssh: {port: %d, hostKey: %q}\n    server: {clientPort: %d, peerPort: %d, metricsPort: %d}\n",
 			h.Name(), p.SSH, h.Fingerprint(), p.Client, p.Peer, p.Metrics)
 	}
-	cluster, _, err := inventory.Load(filepath.Join(l.dir, "inventory.yaml"), strings.NewReader(b.String()), inventory.AllowLoopback())
+	l.loadText(b.String())
+}
+
+func (l *lab) loadText(text string) {
+	l.t.Helper()
+	cluster, _, err := inventory.Load(filepath.Join(l.dir, "inventory.yaml"), strings.NewReader(text), inventory.AllowLoopback())
 	if err != nil {
-		l.t.Fatalf("%v\n%s", err, &b)
+		l.t.Fatalf("%v\n%s", err, text)
 	}
 	l.cluster = cluster
 }

@@ -27,10 +27,10 @@ import (
 // adoptFlags are those of adopt alone.
 type adoptFlags struct {
 	operationFlags
-	cluster, identityFile string
-	keepEtcd              string // path of an etcd
-	caKey                 string // path of a key
-	undo                  bool
+	identityFile string
+	keepEtcd     string // path of an etcd
+	caKey        string // path of a key
+	undo         bool
 }
 
 func newAdoptCommand(a *app) *cobra.Command {
@@ -70,7 +70,6 @@ the new members have not taken writes.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&flags.cluster, "cluster", "prod", "with hosts: name of the cluster")
 	f.StringVar(&flags.identityFile, "identity-file", "", "with hosts: private key to log in with")
 	f.StringVar(&flags.keepEtcd, "keep-etcd", "", "with hosts: path of the etcd program that the cluster goes on with")
 	f.StringVar(&flags.caKey, "ca-key", "", "file of the CA's key, when it is on no host")
@@ -87,10 +86,18 @@ func (a *app) lookToAdopt(ctx context.Context, flags adoptFlags, args []string) 
 	if flags.undo || flags.caKey != "" {
 		return &usageError{errors.New("--undo and --ca-key go with an inventory, not with hosts"), "muster adopt without hosts takes over what the inventory names"}
 	}
-	if _, err := os.Lstat(a.file); err == nil && a.file != standardInput {
-		return &usageError{fmt.Errorf("%s already exists", a.file), "muster adopt without hosts takes over what it names; or name another file with --file"}
+	file, err := a.oneFile()
+	if err != nil {
+		return err
 	}
-	hosts, err := hostsFrom(flags.cluster, flags.identityFile, args)
+	if _, err := os.Lstat(file); err == nil && file != standardInput {
+		return &usageError{fmt.Errorf("%s already exists", file), "muster adopt without hosts takes over what it names; or name another file with --file"}
+	}
+	name := "prod"
+	if len(a.selected) > 0 {
+		name = a.selected[0]
+	}
+	hosts, err := hostsFrom(name, flags.identityFile, args)
 	if err != nil {
 		return err
 	}
@@ -109,7 +116,7 @@ func (a *app) lookToAdopt(ctx context.Context, flags adoptFlags, args []string) 
 	if err != nil {
 		return err
 	}
-	cluster, warnings, err := inventory.Load(a.inventoryName(), bytes.NewReader(text), inventory.CanPrompt())
+	cluster, warnings, err := inventory.Load(file, bytes.NewReader(text), inventory.CanPrompt())
 	if err != nil {
 		return fmt.Errorf("make an inventory of what was found: %w", err)
 	}
@@ -128,14 +135,14 @@ func (a *app) lookToAdopt(ctx context.Context, flags adoptFlags, args []string) 
 	} else {
 		fmt.Fprint(a.err, takeoverText(*found), leftText(etcd.Left))
 	}
-	if a.file == standardInput {
+	if file == standardInput {
 		_, err := a.out.Write(text)
 		return err
 	}
-	if err := writeNew(a.file, text); err != nil {
+	if err := writeNew(file, text); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.err, "wrote %s; no host was changed\nnext: muster adopt -f %[1]s\n", a.file)
+	fmt.Fprintf(a.err, "wrote %s; no host was changed\nnext: muster adopt -f %[1]s\n", file)
 	return nil
 }
 
