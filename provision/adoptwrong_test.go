@@ -65,6 +65,9 @@ func TestAdoptRefuses(t *testing.T) {
 	a.cluster.Hosts[1].Server.PeerPort++
 	a.mustRefuse(given, "its etcd is at https://127.0.0.1:")
 
+	if *adopted < 3 {
+		return
+	}
 	// Half of the members are no majority.
 	a.load("")
 	if out, status := a.hosts[1].Console(a.context(), "systemctl stop etcd.service"); status != 0 {
@@ -128,13 +131,9 @@ func (a *adoption) awaitLoss() {
 func TestAdoptRefusesTwoClusters(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
-			program, err := etcdBinary()
-			if err != nil {
-				t.Fatal(err)
-			}
-			a := &adoption{lab: newLab(t, 2)}
+					a := &adoption{lab: newLab(t, 2)}
 			for i, h := range a.hosts {
-				c := oldetcd.Cluster{Installer: found.Etcdadm, Hosts: []*practice.Host{h}, Program: program, PKI: filepath.Join(a.lab.dir, "old-pki")}
+				c := oldetcd.Cluster{Installer: found.Etcdadm, Hosts: []*practice.Host{h}, Program: buildEtcd(t), PKI: filepath.Join(a.lab.dir, "old-pki")}
 				if !shared {
 					c.PKI += fmt.Sprint(i)
 				}

@@ -2,9 +2,6 @@ package provision
 
 import (
 	"flag"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"muster/pki"
@@ -16,11 +13,9 @@ var etcdMembers = flag.Int("etcd-members", 1, "how many members of etcd's own se
 // with.
 func buildEtcd(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "etcd")
-	build := exec.Command("go", "build", "-trimpath", "-o", path, "go.etcd.io/etcd/server/v3")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build etcd: %v\n%s", err, out)
+	path, err := etcdBinary()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

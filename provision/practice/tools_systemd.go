@@ -83,6 +83,7 @@ func systemctlTool(c *call) error {
 			for _, link := range made {
 				fmt.Fprintf(c.err, "Created symlink %s -> %s.\n", link, path.Join(unitDir, name))
 			}
+			s.reload() // as systemctl(1) says of enable and disable
 			if err == nil && *now {
 				err = s.start(c.ctx, name, !*noBlock)
 			}
@@ -92,6 +93,7 @@ func systemctlTool(c *call) error {
 			for _, link := range removed {
 				fmt.Fprintf(c.err, "Removed %s.\n", link)
 			}
+			s.reload()
 			if err == nil && *now {
 				err = s.stop(c.ctx, name)
 			}

@@ -31,5 +31,6 @@ func startMember(ctx context.Context, h *Host) error {
 		Args:   []string{unit},
 	})
 	h.restart = h.restart && err != nil
+	h.Facts.Unit.Restarts = 0 // reset-failed sets it back
 	return err
 }
