@@ -154,6 +154,7 @@ func plainLine(e step.Event) (string, bool) {
 // since the operation began. Notes and warnings scroll by above.
 type liveReporter struct {
 	writer   progress.Writer
+	mu       sync.Mutex // of trackers and hosts
 	trackers map[string]*progress.Tracker
 	hosts    []string
 	width    int
@@ -194,9 +195,7 @@ func newLiveReporter(out io.Writer, hosts []string, colors bool) *liveReporter {
 		r.width = max(r.width, len(h))
 	}
 	for i, h := range hosts {
-		t := &progress.Tracker{Index: uint64(i), AutoStopDisabled: true, Message: r.line(h, "waiting")} //nolint:gosec // not negative
-		r.trackers[h] = t
-		r.writer.AppendTracker(t)
+		r.track(h, uint64(i)) //nolint:gosec // not negative
 	}
 	go func() {
 		defer close(r.done)
@@ -205,11 +204,20 @@ func newLiveReporter(out io.Writer, hosts []string, colors bool) *liveReporter {
 	return r
 }
 
+func (r *liveReporter) track(host string, index uint64) *progress.Tracker {
+	t := &progress.Tracker{Index: index, AutoStopDisabled: true, Message: r.line(host, "waiting")}
+	r.trackers[host] = t
+	r.writer.AppendTracker(t)
+	return t
+}
+
 func (r *liveReporter) line(host, step string) string {
 	return fmt.Sprintf("%-*s  %-14s", r.width, host, step)
 }
 
 func (r *liveReporter) Report(e step.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch e.Kind {
 	case step.Started:
 		for _, h := range r.hosts {
@@ -222,6 +230,13 @@ func (r *liveReporter) Report(e step.Event) {
 			t.UpdateMessage(r.line(e.Host, e.Step+" failed"))
 			t.MarkAsErrored()
 		}
+	case step.Progress:
+		t := r.trackers[e.Host]
+		if t == nil { // an operation of which only what takes long is shown
+			r.hosts = append(r.hosts, e.Host)
+			t = r.track(e.Host, uint64(len(r.hosts)))
+		}
+		t.UpdateMessage(r.line(e.Host, e.Text))
 	case step.Note, step.Warning:
 		if line, ok := plainLine(e); ok {
 			r.writer.Log("%s", strings.TrimPrefix(line, allHosts+": "))
@@ -230,6 +245,8 @@ func (r *liveReporter) Report(e step.Event) {
 }
 
 func (r *liveReporter) stop(ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, h := range r.hosts {
 		t := r.trackers[h]
 		if t.IsErrored() {

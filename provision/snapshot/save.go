@@ -39,6 +39,8 @@ type Place struct {
 	// Keep is how many snapshots of the cluster stay in Dir, this one
 	// included; 0 keeps all. It has no effect with a File.
 	Keep int
+	// Progress, unless nil, is told how many bytes have come, of about how many.
+	Progress func(done, total int64)
 }
 
 // PlaceFor understands the argument of a command: an existing directory, a
@@ -103,7 +105,7 @@ func (p Place) save(ctx context.Context, client *clientv3.Client, origin Origin)
 	}
 	defer part.Close()
 	m := Manifest{Format: manifestFormat, Time: time.Now().UTC().Truncate(time.Second), Origin: origin}
-	if err := fetch(ctx, client, part.File, &m); err != nil {
+	if err := fetch(ctx, client, part.File, &m, p.Progress); err != nil {
 		return nil, errors.Join(err, os.Remove(part.Name()))
 	}
 	m.File = p.File
@@ -178,7 +180,7 @@ func (p Place) open(cluster string) (*fileutil.LockedFile, error) {
 
 // fetch writes the member's snapshot to the file, flushes it, reads it back
 // and completes the manifest.
-func fetch(ctx context.Context, client *clientv3.Client, f *os.File, m *Manifest) error {
+func fetch(ctx context.Context, client *clientv3.Client, f *os.File, m *Manifest, progress func(done, total int64)) error {
 	// A linearizable read makes the member catch up with what the cluster has
 	// acknowledged; a snapshot is of what the member has.
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
@@ -197,7 +199,7 @@ func fetch(ctx context.Context, client *clientv3.Client, f *os.File, m *Manifest
 	if err != nil {
 		return fmt.Errorf("ask %s for a snapshot: %w", m.Member, err)
 	}
-	_, err = io.Copy(f, response.Snapshot)
+	_, err = io.Copy(&counter{f, 0, status.DbSize, progress}, response.Snapshot)
 	if err := errors.Join(err, response.Snapshot.Close()); err != nil {
 		return fmt.Errorf("receive the snapshot of %s: %w", m.Member, err)
 	}
@@ -211,6 +213,21 @@ func fetch(ctx context.Context, client *clientv3.Client, f *os.File, m *Manifest
 		return fmt.Errorf("check what %s has sent: it ends at revision %d, and the cluster had acknowledged %d before", m.Member, m.Revision, read.Header.Revision)
 	}
 	return nil
+}
+
+// counter passes on what is written, and tells how much that was.
+type counter struct {
+	io.Writer
+	done, total int64
+	tell        func(done, total int64) // may be nil
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	if c.done += int64(n); c.tell != nil {
+		c.tell(c.done, max(c.done, c.total))
+	}
+	return n, err
 }
 
 func syncDir(path string) error {

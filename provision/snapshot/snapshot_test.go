@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -312,7 +313,7 @@ func TestPlaceFor(t *testing.T) {
 		filepath.Join(dir, "one.db"):      {Dir: dir, File: "one.db"},
 		"one.db":                          {Dir: ".", File: "one.db"},
 	} {
-		if got := PlaceFor(arg, 3); got != want {
+		if got := PlaceFor(arg, 3); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %+v, want %+v", arg, got, want)
 		}
 	}

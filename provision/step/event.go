@@ -13,6 +13,8 @@ const (
 	Note    Kind = "note"    // something worth telling
 	Warning Kind = "warning" // something that may be wrong and does not stop the operation
 	Failed  Kind = "failed"  // a step failed on a host
+	// Progress is how far a long transfer is, at most once a second.
+	Progress Kind = "progress"
 )
 
 // Event is one thing that happened during an operation.

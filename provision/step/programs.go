@@ -3,6 +3,7 @@ package step
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -65,7 +66,7 @@ func uploadAll(ctx context.Context, h *Host, uploads []upload) error {
 		group.Go(func() error {
 			sentence := fmt.Sprintf("installed %s (%.1f MiB)", u.file.Path, float64(u.program.Size())/(1<<20))
 			return h.Change(ctx, sentence, func(ctx context.Context) error {
-				return h.Remote.Upload(ctx, u.file, u.program, nil)
+				return h.Remote.Upload(ctx, u.file, u.program, h.progress(path.Base(u.file.Path)))
 			})
 		})
 	}

@@ -73,7 +73,7 @@ func (s *Restore) Upload(ctx context.Context, h *Host) error {
 		}
 		defer f.Close()
 		file := remote.File{Path: name, Mode: 0o640, Owner: "root", Group: h.Want.Account.Group}
-		return h.Remote.WriteFrom(ctx, file, s.FileSum, f)
+		return h.Remote.WriteFrom(ctx, file, s.FileSum, &counted{Reader: f, total: s.Contents.Size, tell: h.progress("snapshot")})
 	})
 }
 

@@ -112,5 +112,6 @@ func (h *Host) saveSnapshot(ctx context.Context, place snapshot.Place) (*snapsho
 		return nil, err
 	}
 	defer client.Close() //nolint:errcheck // what it has sent is checked
+	place.Progress = h.progress("snapshot")
 	return place.Save(ctx, client, snapshot.Origin{Cluster: h.run.Cluster.Name, Member: h.Name})
 }
