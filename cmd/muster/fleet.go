@@ -244,7 +244,7 @@ func (f *fleet) printPlans(plans []*plan.Plan, failed []error) error {
 		if err := p.WriteText(f.out, f.colorsOn(f.out)); err != nil {
 			return err
 		}
-		fmt.Fprintf(f.out, "to do exactly this: muster apply -f %s --cluster %s --plan %s\n\n", f.clusters[i].File(), p.Cluster, p.Fingerprint())
+		fmt.Fprintf(f.out, "to do exactly this: muster apply %s --plan %s\n\n", inventoryFlags(f.clusters[i], true), p.Fingerprint())
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ import (
 	"muster/provision/inventory"
 )
 
+// stdinName is what problems call an inventory from standard input.
+const stdinName = "stdin"
+
 // loadInventory reads the one cluster that --file and --cluster name and
 // prints the warnings about it.
 func (a *app) loadInventory(opts ...inventory.Option) (*inventory.Cluster, error) {
@@ -77,7 +80,7 @@ func (a *app) readInventory(name string, opts ...inventory.Option) ([]*inventory
 	}
 	defer source.Close()
 	if name == standardInput {
-		name = "stdin"
+		name = stdinName
 	}
 	clusters, warnings, err := inventory.LoadAll(name, source, opts...)
 	var problems inventory.Problems

@@ -71,7 +71,7 @@ func (a *app) plan(ctx context.Context, flags operationFlags) error {
 	} else if err = p.WriteText(a.out, a.colorsOn(a.out)); err == nil {
 		_, err = fmt.Fprintf(a.out, "cluster %s: %s\n", p.Cluster, p.Summary())
 		if !p.Empty() {
-			_, err = fmt.Fprintf(a.out, "to do exactly this: muster apply %s --plan %s\n", a.inventoryFlags(cluster), p.Fingerprint())
+			_, err = fmt.Fprintf(a.out, "to do exactly this: muster apply %s --plan %s\n", inventoryFlags(cluster, len(a.selected) > 0), p.Fingerprint())
 		}
 	}
 	if err == nil && !p.Empty() {
@@ -80,16 +80,17 @@ func (a *app) plan(ctx context.Context, flags operationFlags) error {
 	return err
 }
 
-// inventoryFlags name one cluster on the command line.
-func (a *app) inventoryFlags(c *inventory.Cluster) string {
-	flags := "-f " + c.File()
-	if len(a.files) == 1 && a.files[0] == standardInput {
-		flags = "-f " + standardInput
+// inventoryFlags name a cluster on the command line, which is one of several or
+// the only one.
+func inventoryFlags(c *inventory.Cluster, several bool) string {
+	file := c.File()
+	if file == stdinName {
+		file = standardInput
 	}
-	if len(a.selected) > 0 {
-		flags += " --cluster " + c.Name
+	if several {
+		return "-f " + file + " --cluster " + c.Name
 	}
-	return flags
+	return "-f " + file
 }
 
 // planJSON is a plan in JSON.
