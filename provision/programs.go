@@ -139,7 +139,7 @@ func (p *programs) build(ctx context.Context, root string, w wanted) (*remote.Pa
 	})
 	defer slow.Stop()
 	output := filepath.Join(dir, w.program)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", output, "./cmd/"+w.program)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", output, "./cmd/"+w.program)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+w.arch)
 	cmd.ExtraFiles = []*os.File{lock.File}

@@ -1,7 +1,8 @@
 // Command musterctl is etcd's own command line, built from etcd's packages.
 //
-// It answers to three names. As etcdctl it is upstream's client, as etcdutl
-// upstream's offline tool. As musterctl it is the client, and "musterctl utl"
+// It answers to four names. As etcdctl it is upstream's client, as etcdutl
+// upstream's offline tool, and as sh a shell for the image that holds nothing
+// else. As musterctl it is the client, and "musterctl utl"
 // is the offline tool; "musterctl backup" saves a checked snapshot of the cluster
 // into a directory.
 package main
@@ -20,6 +21,9 @@ import (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "sh" {
+		os.Exit(runShell(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	if args, ok := offline(os.Args); ok {
 		command := newOfflineCommand()
 		command.SetArgs(args)

@@ -1,0 +1,35 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"go.etcd.io/etcd/api/v3/version"
+
+	"muster/provision/image"
+)
+
+// Image writes the container image of the server and its tools for the
+// architectures, Go's names of them, as a tar archive in the OCI image layout.
+// It returns the image's name, which follows from its content, and its digest.
+func Image(ctx context.Context, o Options, w io.Writer, architectures []string) (name, digest string, err error) {
+	found := newPrograms(o.withDefaults())
+	var platforms []image.Programs
+	for _, architecture := range architectures {
+		server, err := found.Find(ctx, "musterd", "", architecture)
+		if err != nil {
+			return "", "", err
+		}
+		client, err := found.Find(ctx, "musterctl", "", architecture)
+		if err != nil {
+			return "", "", err
+		}
+		platforms = append(platforms, image.Programs{Architecture: architecture, Server: server.Content(), Client: client.Content()})
+	}
+	name = image.Name(version.Version, platforms...)
+	if digest, err = image.Write(w, name, platforms...); err != nil {
+		return "", "", fmt.Errorf("make the image %s: %w", name, err)
+	}
+	return name, digest, nil
+}
