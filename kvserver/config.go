@@ -42,6 +42,9 @@ type Config struct {
 	// new cluster to begin with: every founding member is started with the same
 	// one. It is read only while the data directory is empty.
 	RestoreSnapshot string
+	// RestoreID distinguishes two clusters that begin with the same snapshot:
+	// the same on every founding member, another one each time. It may be empty.
+	RestoreID string
 
 	// ClientTLS and PeerTLS are each port's own; the suites and versions below
 	// are both's.

@@ -2,6 +2,8 @@ package kvserver
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,10 +41,11 @@ func (c *Config) origin(ctx context.Context) (*origin, error) {
 			return nil, fmt.Errorf("--restore-snapshot founds a cluster, and --initial-cluster-state is %s; leave one of them out", c.InitialClusterState)
 		}
 		if o.file, err = etcdsnap.Open(ctx, c.RestoreSnapshot); err == nil {
-			o.digest = o.file.Digest()
+			o.digest = c.restored(o.file.Digest())
 		}
 	default:
 		o.digest, err = etcdsnap.Digest(c.RestoreSnapshot)
+		o.digest = c.restored(o.digest)
 		if errors.Is(err, fs.ErrNotExist) && known.Snapshot != "" {
 			o.digest, err = known.Snapshot, nil
 		}
@@ -51,6 +54,15 @@ func (c *Config) origin(ctx context.Context) (*origin, error) {
 		return nil, fmt.Errorf("--restore-snapshot: %w", err)
 	}
 	return o, nil
+}
+
+// restored is what a cluster is known by that begins with a snapshot.
+func (c *Config) restored(digest string) string {
+	if c.RestoreID == "" {
+		return digest
+	}
+	sum := sha256.Sum256([]byte(digest + " " + c.RestoreID))
+	return hex.EncodeToString(sum[:])
 }
 
 // apply has the member begin with the snapshot.

@@ -143,6 +143,7 @@ func TestRestoreRefuses(t *testing.T) {
 		"a truncated file":   {func(c *Config) { c.RestoreSnapshot = file(content[:len(content)-100]) }, "no checksum at its end"},
 		"a flipped bit":      {func(c *Config) { c.RestoreSnapshot = file(flipped) }, "does not match its content"},
 		"used data":          {func(c *Config) { run(t, *c, ""); c.RestoreSnapshot = path }, "restored only into an empty directory"},
+		"another id":         {func(c *Config) { run(t, *c, path); c.RestoreID = "again" }, "was not founded from this snapshot"},
 		"used data, no file": {func(c *Config) { run(t, *c, ""); c.RestoreSnapshot = "/no/snapshot" }, "--restore-snapshot: open /no/snapshot"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,6 +36,7 @@ func restoreSteps(s *step.Restore, confirm func(step.Loss) (bool, error)) []step
 		step.EachHost("snapshot", s.Upload),
 		step.EachHost("files", step.InstallFiles),
 		step.EachHost("unit", step.InstallUnit),
+		step.Together("identify", s.Identify),
 		step.Together("stop", s.Stop),
 		step.EachHost("put aside", s.PutAside),
 		step.EachHost("data directory", step.MakeDataDirectory),

@@ -126,6 +126,10 @@ func TestRestore(t *testing.T) {
 	if again := l.mustApply(); again.Changes != 0 {
 		t.Errorf("%d changes after a reboot: %q", again.Changes, l.events.texts(step.Changed))
 	}
+	// The same file again makes another cluster.
+	if next := l.mustRestore(saved.Path, agree); next.Status.ClusterID == report.Status.ClusterID || next.Status.ClusterID == before {
+		t.Errorf("cluster %s once more", next.Status.ClusterID)
+	}
 }
 
 // No member works, one host has lost its data, another is new.

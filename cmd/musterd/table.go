@@ -114,6 +114,7 @@ func (o *options) clusteringRows() []row {
 		{name: "initial-cluster-token", value: text{&c.InitialClusterToken}, usage: "Distinguishes clusters with the same members."},
 		{name: "advertise-client-urls", value: urls{&c.AdvertiseClientURLs}, usage: "This member's client URLs as clients reach it."},
 		{name: "restore-snapshot", value: text{&c.RestoreSnapshot}, usage: "Found the cluster from this file, a snapshot saved by etcdctl from etcd or musterd; the same on every member."},
+		{name: "restore-id", value: text{&c.RestoreID}, usage: "With --restore-snapshot, any text that gives this restore a cluster ID of its own; the same on every member."},
 		{name: "discovery-token", value: text{&d.Token}, usage: "Name of the new cluster at a discovery service, an etcd cluster that keeps its size and its members."},
 		{name: "discovery-endpoints", value: words{to: &d.Endpoints, set: true}, usage: "Endpoints of that service."},
 		{name: "discovery-dial-timeout", value: span{&d.DialTimeout}, usage: "Longest wait for a connection to the discovery service."},

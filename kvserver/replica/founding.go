@@ -181,7 +181,7 @@ func (f *founder) restore() error {
 	if err := f.machine.Install(dir); err != nil {
 		return fmt.Errorf("restore a snapshot: %w", err)
 	}
-	f.logger.Info("restored a snapshot", "sha256", f.config.Restore.Snapshot, "revision", f.machine.Revision())
+	f.logger.Info("restored a snapshot", "origin", f.config.Restore.Snapshot, "revision", f.machine.Revision())
 	return nil
 }
 

@@ -16,6 +16,8 @@ const RestoringPath = "/etc/muster/restore.json"
 type Restoring struct {
 	// Snapshot is the checksum of the snapshot, in hexadecimal.
 	Snapshot string `json:"snapshot"`
+	// ID gives the restored cluster an ID of its own; the same on every host.
+	ID string `json:"id,omitempty"`
 	// Begun is when the first run began it.
 	Begun time.Time `json:"begun"`
 	// Aside is where the data that was there before is kept; empty when there

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -32,6 +33,20 @@ type Restore struct {
 	Origin snapshot.Origin
 	// Adopts says that the snapshot is of an etcd that is taken over.
 	Adopts bool
+
+	id string // of this restore
+}
+
+// Identify makes an ID for the restore, unless an earlier run has: the restored
+// cluster is another one each time, also when the snapshot is the same.
+func (s *Restore) Identify(_ context.Context, r *Run) error {
+	s.id = rand.Text()
+	for _, h := range r.Hosts {
+		if h.Facts.Restoring.Of(s.Contents.SHA256) {
+			s.id = h.Facts.Restoring.ID
+		}
+	}
+	return nil
 }
 
 // environmentPath is read by the unit, if it is there.
@@ -130,7 +145,7 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	}
 	state := h.Facts.Restoring
 	if !state.Of(s.Contents.SHA256) {
-		state = observed.Restoring{Snapshot: s.Contents.SHA256, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts}
+		state = observed.Restoring{Snapshot: s.Contents.SHA256, ID: s.id, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts}
 		if h.Facts.Data == observed.DataFilled {
 			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format("20060102T150405.000Z")
 		}
@@ -174,8 +189,11 @@ func (s *Restore) prepare(ctx context.Context, h *Host) (ready func() error, err
 	if !own {
 		return s.prepareEtcd(ctx, h)
 	}
-	line := "ETCD_RESTORE_SNAPSHOT=" + placed(h) + "\n"
-	err = h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(line))
+	lines := "ETCD_RESTORE_SNAPSHOT=" + placed(h) + "\n"
+	if s.id != "" {
+		lines += "ETCD_RESTORE_ID=" + s.id + "\n"
+	}
+	err = h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(lines))
 	return func() error { return nil }, err
 }
 
