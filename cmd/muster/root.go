@@ -56,6 +56,7 @@ func subcommands() []func(*app) *cobra.Command {
 		newRestoreCommand,
 		newCertsCommand,
 		newResetCommand,
+		newKubeadmCommand,
 		newImageCommand,
 		newDemoCommand,
 		newPracticeCommand,
