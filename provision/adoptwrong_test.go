@@ -131,7 +131,7 @@ func (a *adoption) awaitLoss() {
 func TestAdoptRefusesTwoClusters(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
-					a := &adoption{lab: newLab(t, 2)}
+			a := &adoption{lab: newLab(t, 2)}
 			for i, h := range a.hosts {
 				c := oldetcd.Cluster{Installer: found.Etcdadm, Hosts: []*practice.Host{h}, Program: buildEtcd(t), PKI: filepath.Join(a.lab.dir, "old-pki")}
 				if !shared {
