@@ -62,6 +62,10 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("killed changing members", w.killedChangingMembers)
 	t.Run("killed rotating", w.killedRotating)
 	t.Run("killed restoring", w.killedRestoring)
+	t.Run("killed replacing", w.killedReplacing)
+	t.Run("killed upgrading", w.killedUpgrading)
+	t.Run("killed backing up", w.killedBackingUp)
+	t.Run("killed adopting", w.killedAdopting)
 }
 
 // workstation is where muster is run.

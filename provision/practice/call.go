@@ -179,7 +179,31 @@ func (c *call) runProgram(program string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(c.ctx, p)
+	// A process that this one is just forking may still hold the file open that
+	// was written; on a machine of its own an upload has no such company.
+	for deadline := time.Now().Add(busyLimit); ; {
+		err = c.execute(p, program, dir)
+		if !errors.Is(err, syscall.ETXTBSY) || time.Now().After(deadline) {
+			break
+		}
+	}
+	var exitErr *exec.ExitError
+	switch {
+	case errors.As(err, &exitErr) && exitErr.ExitCode() >= 0:
+		return exitStatus(exitErr.ExitCode())
+	case errors.As(err, &exitErr):
+		return exitStatus(128 + int(exitErr.Sys().(syscall.WaitStatus).Signal()))
+	case errors.Is(err, syscall.ENOEXEC):
+		return c.fail(126, "%s: Exec format error", program)
+	}
+	return err
+}
+
+// busyLimit is how long a program may be busy that was just written.
+const busyLimit = 5 * time.Second
+
+func (c *call) execute(path, program, dir string) error {
+	cmd := exec.CommandContext(c.ctx, path)
 	cmd.Args = []string{program}
 	for _, a := range c.args {
 		cmd.Args = append(cmd.Args, c.files.mapArgument(a))
@@ -192,17 +216,7 @@ func (c *call) runProgram(program string) error {
 	cmd.SysProcAttr = ownGroup()
 	cmd.WaitDelay = time.Second
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	err = cmd.Run()
-	var exitErr *exec.ExitError
-	switch {
-	case errors.As(err, &exitErr) && exitErr.ExitCode() >= 0:
-		return exitStatus(exitErr.ExitCode())
-	case errors.As(err, &exitErr):
-		return exitStatus(128 + int(exitErr.Sys().(syscall.WaitStatus).Signal()))
-	case errors.Is(err, syscall.ENOEXEC):
-		return c.fail(126, "%s: Exec format error", program)
-	}
-	return err
+	return cmd.Run()
 }
 
 // stat is files.stat for an argument.

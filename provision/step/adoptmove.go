@@ -292,6 +292,15 @@ func (a *Adopt) Unseal(ctx context.Context, r *Run) error {
 	if err := c.setSeal(ctx, pb.AlarmRequest_DEACTIVATE); err != nil {
 		return fmt.Errorf("have the new members take writes: %w", err)
 	}
+	if err := c.until(ctx, "have every new member take writes", func(ctx context.Context) error {
+		sealed, err := anySealed(ctx, r)
+		if err == nil && sealed {
+			err = errors.New("one of them has yet to hear of it")
+		}
+		return err
+	}); err != nil {
+		return err
+	}
 	r.sealed = false
 	sentence := "the new members take writes"
 	if !a.sealedAt.IsZero() {
