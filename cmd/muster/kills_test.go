@@ -190,7 +190,7 @@ func (w *workstation) killedUpgrading(t *testing.T) {
 		t.Fatal(err)
 	}
 	total := 100
-	for i := range (*kills + 14) / 15 {
+	for i := range (*kills + 29) / 30 {
 		next := &workstation{home: w.home, muster: w.muster, programs: t.TempDir()}
 		// What follows the last section of a program has no effect on it.
 		if err := os.WriteFile(filepath.Join(next.programs, "musterd"), fmt.Appendf(bytes.Clone(server), "build %d", i), 0o700); err != nil { //nolint:gosec // it is a program
@@ -216,7 +216,7 @@ func (w *workstation) killedBackingUp(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "saved")
 	backup := []string{"backup", dir, "--keep", "3", "-f", c.Inventory}
 	total := 10
-	for range (*kills + 2) / 3 {
+	for range (*kills + 9) / 10 {
 		total = w.killSomewhere(t, random, max(total, 1), backup...)
 	}
 	w.run(t, backup...)
@@ -244,8 +244,9 @@ func (w *workstation) killedAdopting(t *testing.T) {
 		t.Fatalf("build etcd: %v\n%s", err, out)
 	}
 	totals := map[bool]int{true: 130, false: 180}
-	for i := range (*kills + 19) / 20 {
-		inPlace := i%2 == 1
+	turn := random.IntN(2)
+	for i := range (*kills + 29) / 30 {
+		inPlace := (i+turn)%2 == 1
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			c := practiceCluster(t)
 			old := oldetcd.Cluster{Installer: found.Etcdadm, Hosts: c.Hosts, Program: program, PKI: filepath.Join(t.TempDir(), "pki")}
