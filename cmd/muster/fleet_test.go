@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -26,6 +27,7 @@ import (
 var (
 	fleetHosts       = flag.String("hosts", "4", "how many practice hosts TestFleet applies in one run; several numbers, with commas between, are so many fleets one after the other")
 	fleetInventories = flag.String("inventories", "2", "in how many inventories they are, for each of -hosts")
+	fleetParks       = flag.Bool("park", false, "stop the members of a cluster (SIGSTOP) when it is verified, and measure the first apply only: for more members than there are processors to run them")
 	fleetRound       = flag.Int("at-once", 0, "muster's --concurrency for TestFleet; its default when 0")
 )
 
@@ -44,6 +46,10 @@ func TestFleet(t *testing.T) {
 		t.Run(fmt.Sprintf("%d in %d", hosts[i], inventories[i]), func(t *testing.T) {
 			file := startFleet(t, hosts[i], inventories[i])
 			first := w.measure(t, file, inventories[i], "apply", "--yes", "--binary-dir", w.programs)
+			if *fleetParks {
+				report.add(hosts[i], inventories[i], first, measured{}, measured{})
+				return
+			}
 			again := w.measure(t, file, inventories[i], "apply", "--yes", "--binary-dir", w.programs)
 			if again.changes != 0 || first.changes == 0 {
 				t.Errorf("%d changes, then %d", first.changes, again.changes)
@@ -72,8 +78,11 @@ func numbers(t *testing.T, list string) []int {
 // cannot: their heartbeats alone would be the load of seven.
 func flagsOf(hosts int) map[string]string {
 	const few = 20
-	if hosts <= few {
+	switch {
+	case hosts <= few:
 		return nil
+	case *fleetParks:
+		return map[string]string{"heartbeat-interval": "500", "election-timeout": "5000"}
 	}
 	return map[string]string{"heartbeat-interval": "2000", "election-timeout": "20000"}
 }
@@ -140,7 +149,7 @@ func (w *workstation) measure(t *testing.T, file string, results int, args ...st
 	}
 	cmd := w.command(append(args, "-o", "json", "-f", file)...)
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &keeper{Buffer: &out, dir: filepath.Dir(file), kept: map[string]string{}}, &errs
+	cmd.Stdout, cmd.Stderr = &keeper{out: &out, dir: filepath.Dir(file), kept: map[string]string{}}, &errs
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -189,7 +198,7 @@ func (w *workstation) measure(t *testing.T, file string, results int, args ...st
 // one is installed: hundreds of copies would fill the disk, and as many times
 // the memory. It passes on what muster says.
 type keeper struct {
-	*bytes.Buffer
+	out  *bytes.Buffer
 	dir  string
 	kept map[string]string // a file, by the name of the program
 	rest []byte
@@ -201,12 +210,23 @@ func (k *keeper) Write(p []byte) (int, error) {
 	for {
 		line, rest, whole := bytes.Cut(k.rest, []byte("\n"))
 		if !whole {
-			return k.Buffer.Write(p)
+			return k.out.Write(p)
 		}
 		k.rest = rest
-		var e jsonEvent
-		if json.Unmarshal(line, &e) != nil || e.Kind != step.Changed {
+		var e struct {
+			jsonEvent
+			Status struct{ Cluster string }
+		}
+		if json.Unmarshal(line, &e) != nil {
 			continue // measure complains of lines that are not JSON
+		}
+		if e.Kind == "result" && *fleetParks {
+			if err := stopMembers(filepath.Join(k.dir, e.Status.Cluster)); err != nil {
+				return 0, err
+			}
+		}
+		if e.Kind != step.Changed {
+			continue
 		}
 		if program, ok := strings.CutPrefix(e.Text, "installed /usr/local/bin/"); ok {
 			program, _, _ = strings.Cut(program, " ")
@@ -225,6 +245,28 @@ func (k *keeper) keep(program, file string) error {
 	}
 	next := file + ".kept"
 	return errors.Join(os.Link(k.kept[program], next), os.Rename(next, file))
+}
+
+// stopMembers stops the processes whose programs or data are below a directory.
+func stopMembers(dir string) error {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, line := range lines {
+		text, err := os.ReadFile(line)
+		if err != nil || !bytes.Contains(text, []byte(dir+"/")) || !bytes.Contains(text, []byte("musterd")) {
+			continue // gone, or another one
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }
 
 // watchMemory follows the most memory that a process had resident, which the
@@ -285,6 +327,9 @@ func (r *fleetReport) add(hosts, inventories int, first, again, status measured)
 		name string
 		measured
 	}{{"first apply", first}, {"second apply", again}, {"status", status}} {
+		if run.wall == 0 { // not measured
+			continue
+		}
 		cell(run.name+", s", fmt.Sprintf("%.1f", run.wall.Seconds()))
 		cell(run.name+", ms a host", perHost(run.wall, hosts))
 		cell(run.name+", muster's CPU, ms a host", perHost(run.cpu, hosts))
@@ -294,6 +339,9 @@ func (r *fleetReport) add(hosts, inventories int, first, again, status measured)
 		cell("first apply: "+name+", ms a host", perHost(first.steps[name], hosts))
 	}
 	for _, name := range []string{"connect", "facts", "verify"} {
+		if again.wall == 0 {
+			continue
+		}
 		cell("second apply: "+name+", ms a host", perHost(again.steps[name], hosts))
 	}
 }
