@@ -192,7 +192,7 @@ func adoptedInventory(etcd *provision.FoundEtcd) ([]byte, error) {
 // takeoverText says what was found and what will happen.
 func takeoverText(t step.Takeover) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "cluster %s is an etcd of %d members, with a database of %s:\n", t.Cluster, len(t.Hosts), humanize.IBytes(uint64(max(t.Bytes, 0)))) //nolint:gosec // not negative
+	fmt.Fprintf(&b, "cluster %s is an etcd of %s, with a database of %s:\n", t.Cluster, count(len(t.Hosts), "member"), humanize.IBytes(uint64(max(t.Bytes, 0)))) //nolint:gosec // not negative
 	for _, h := range t.Hosts {
 		state := "etcd " + h.Version
 		switch {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -130,11 +129,11 @@ func loadOf(t *testing.T, c *practice.Cluster) *load {
 	return startLoad(t, c, files[0], pki.Pair{Cert: files[1], Key: files[2]})
 }
 
-// killSomewhere kills a run at a random moment among so many events, and says
-// how many to expect the next time.
-func (w *workstation) killSomewhere(t *testing.T, random *rand.Rand, total int, args ...string) int {
+// killSomewhere kills a run at a random moment among so many events, from the
+// first on, and says how many to expect the next time.
+func (w *workstation) killSomewhere(t *testing.T, random *rand.Rand, first, total int, args ...string) int {
 	t.Helper()
-	seen, last, killed := w.killRun(t, random.IntN(total), time.Duration(random.Int64N(int64(momentAfter))), args...)
+	seen, last, killed := w.killRun(t, first+random.IntN(total-first), time.Duration(random.Int64N(int64(momentAfter))), args...)
 	t.Logf("%s killed=%t after %.120s", args[0], killed, last)
 	if killed {
 		return total
@@ -164,7 +163,7 @@ func (w *workstation) killedReplacing(t *testing.T) {
 			t.Fatal(out)
 		}
 		replace := []string{"replace", h.Name(), "--yes", "-f", c.Inventory, "--binary-dir", w.programs}
-		total = w.killSomewhere(t, random, total, replace...)
+		total = w.killSomewhere(t, random, 0, total, replace...)
 		// Where the new member had come up already, apply finishes the rest.
 		if out, err := w.command(replace...).CombinedOutput(); err != nil && !strings.Contains(string(out), "answers") {
 			t.Fatalf("%v\n%s", err, out)
@@ -199,7 +198,7 @@ func (w *workstation) killedUpgrading(t *testing.T) {
 		if err := os.Symlink(ctl, filepath.Join(next.programs, "musterctl")); err != nil {
 			t.Fatal(err)
 		}
-		total = next.killSomewhere(t, random, total, "apply", "--yes", "-f", c.Inventory, "--binary-dir", next.programs)
+		total = next.killSomewhere(t, random, 0, total, "apply", "--yes", "-f", c.Inventory, "--binary-dir", next.programs)
 		next.mustApply(t, c.Inventory)
 		next.mustRest(t, c.Inventory)
 	}
@@ -217,7 +216,7 @@ func (w *workstation) killedBackingUp(t *testing.T) {
 	backup := []string{"backup", dir, "--keep", "3", "-f", c.Inventory}
 	total := 10
 	for range (*kills + 9) / 10 {
-		total = w.killSomewhere(t, random, max(total, 1), backup...)
+		total = w.killSomewhere(t, random, 0, max(total, 1), backup...)
 	}
 	w.run(t, backup...)
 	found, err := filepath.Glob(filepath.Join(dir, "*.db"))
@@ -237,13 +236,9 @@ func (w *workstation) killedBackingUp(t *testing.T) {
 // etcd or become musterd in turn.
 func (w *workstation) killedAdopting(t *testing.T) {
 	random := w.random(t)
-	program := filepath.Join(t.TempDir(), "etcd")
-	build := exec.Command("go", "build", "-trimpath", "-o", program, "go.etcd.io/etcd/server/v3")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build etcd: %v\n%s", err, out)
-	}
-	totals := map[bool]int{true: 130, false: 180}
+	program := w.etcd(t)
+	// The first half installs what nobody uses yet.
+	totals := map[bool]int{true: 160, false: 240}
 	turn := random.IntN(2)
 	for i := range (*kills + 29) / 30 {
 		inPlace := (i+turn)%2 == 1
@@ -265,7 +260,7 @@ func (w *workstation) killedAdopting(t *testing.T) {
 				}
 			}
 			adopt := []string{"adopt", "--yes", "-f", c.Inventory, "--binary-dir", w.programs}
-			totals[inPlace] = w.killSomewhere(t, random, totals[inPlace], adopt...)
+			totals[inPlace] = w.killSomewhere(t, random, totals[inPlace]/2, totals[inPlace], adopt...)
 			w.run(t, adopt...)
 			w.mustRest(t, c.Inventory)
 			l.mustHaveAll(t)

@@ -56,6 +56,7 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("demo once", w.demoOnce)
 	t.Run("demo interrupted", w.demoInterrupted)
 	t.Run("practice in a process of its own", w.practiceProcess)
+	t.Run("adopts", w.adopts)
 	t.Run("killed with the locks", w.killedWithTheLocks)
 	t.Run("killed on bare hosts", w.killedOnBareHosts)
 	t.Run("killed in a row", w.killedInARow)

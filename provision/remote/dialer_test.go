@@ -469,3 +469,12 @@ func TestUnparsableConfigIsLeftOut(t *testing.T) {
 	_, target := pinned(t, w)
 	dialed(t, w, target)
 }
+
+// Without an ssh_config, known_hosts is where ssh has it.
+func TestKnownHostsWithoutConfiguration(t *testing.T) {
+	w := newWorkstation(t)
+	key, _ := ed25519Key(t)
+	s := newServer(t, w.key.PublicKey(), key)
+	w.write("known_hosts", knownhosts.Line([]string{s.listener.Addr().String()}, key.PublicKey())+"\n")
+	dialed(t, w, s.target("controller-0"))
+}

@@ -169,7 +169,11 @@ func (c clientConfig) hop(t Target) (hop, error) {
 	}
 	h.identityFiles, h.identityGiven = c.identities(t, h)
 	for _, key := range []string{"UserKnownHostsFile", "GlobalKnownHostsFile"} {
-		for _, file := range strings.Fields(c.get(t.Address, key)) {
+		files := c.get(t.Address, key)
+		if files == "" {
+			files = ssh_config.Default(key)
+		}
+		for _, file := range strings.Fields(files) {
 			h.knownHosts = append(h.knownHosts, c.expand(file, t.Address, h))
 		}
 	}
