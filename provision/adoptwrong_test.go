@@ -193,9 +193,4 @@ func TestFindEtcd(t *testing.T) {
 			t.Errorf("%+v", takeover)
 		}
 	}
-	a.mustAdopt()
-	a.mustRest()
-	if _, err := CheckAdoption(a.context(), a.cluster, a.opts); err != nil {
-		t.Errorf("of a cluster that was taken over: %v", err)
-	}
 }

@@ -36,7 +36,11 @@ type Cluster struct {
 // Install installs and starts the members. A host that kubeadm's etcd is
 // installed on needs a kubelet. It does not wait for them.
 func (c Cluster) Install(ctx context.Context) (pki.Bundle, error) {
-	spec := pki.Spec{Algorithm: pki.RSA2048, CALifetime: 10 * year, LeafLifetime: year}
+	algorithm := pki.ECDSAP256
+	if c.Installer == found.Kubeadm {
+		algorithm = pki.RSA2048 // as it has them by default; they take a while to make
+	}
+	spec := pki.Spec{Algorithm: algorithm, CALifetime: 10 * year, LeafLifetime: year}
 	for _, h := range c.Hosts {
 		spec.Hosts = append(spec.Hosts, pki.Host{Name: h.Name(), SANs: []string{h.Address()}})
 	}
