@@ -199,17 +199,26 @@ func (a *Adopt) PutAside(ctx context.Context, h *Host) error { return a.toMove.P
 // Tidy removes what only the move needed.
 func (a *Adopt) Tidy(ctx context.Context, h *Host) error { return a.toMove.Tidy(ctx, h) }
 
-// Stop stops the old members.
+// Stop stops the old members, the leader last: it would wait for one of the
+// others to take the lead over, and gives up at once where nobody is left.
 func (a *Adopt) Stop(ctx context.Context, r *Run) error {
-	return r.forAll(func(h *Host) *Error {
+	var leader, others []*Host
+	for _, h := range r.Hosts {
 		if h.Facts.Adoption.Done || h.Facts.Restoring.Moved {
-			return nil
+			continue
 		}
-		if err := h.stopOld(ctx, h.Facts.Adoption); err != nil {
-			return &Error{Step: h.step, Host: h.Name, Err: err}
+		if s, err := h.status(ctx); err == nil && s.Leader == s.Header.MemberId {
+			leader = append(leader, h)
+		} else {
+			others = append(others, h)
 		}
-		return nil
-	})
+	}
+	for _, hosts := range [][]*Host{others, leader} {
+		if err := onEach(r, hosts, func(h *Host) error { return h.stopOld(ctx, h.Facts.Adoption) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Compare proves, while writes are still refused, that every new member has
