@@ -17,6 +17,7 @@ import (
 	"muster/pki"
 	"muster/provision/found"
 	"muster/provision/member"
+	"muster/provision/observed"
 	"muster/provision/practice"
 	"muster/provision/practice/oldetcd"
 	"muster/provision/step"
@@ -214,6 +215,21 @@ func TestAdoptInPlace(t *testing.T) {
 			ca, err := os.ReadFile(filepath.Join(a.cluster.PKI.Dir, "ca.crt"))
 			if err != nil || string(ca) != string(a.bundle.CA) {
 				t.Errorf("the CA is another one: %v", err)
+			}
+			a.mustRest()
+
+			// A run that ended between the start and its record is gone on with.
+			record, process := a.hosts[0].Path(observed.AdoptionPath), a.hosts[0].UnitState("musterd.service")["MainPID"]
+			text, err := os.ReadFile(record)
+			if err == nil {
+				err = os.WriteFile(record, []byte(strings.Replace(string(text), `,"done":true`, "", 1)), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.mustAdopt()
+			if now := a.hosts[0].UnitState("musterd.service")["MainPID"]; now != process {
+				t.Errorf("the member was restarted: process %s, was %s", now, process)
 			}
 			a.mustRest()
 		})

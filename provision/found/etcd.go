@@ -241,8 +241,7 @@ func (e *Etcd) PeerURL() string {
 // Address is what the members reach the host at.
 func (e *Etcd) Address() string { return hostOf(e.PeerURL()) }
 
-// ClientPort, PeerPort and MetricsPort are those the member serves; 0 for
-// metrics when it has no port for them.
+// ClientPort is the one of ClientURL.
 func (e *Etcd) ClientPort() int { return portOf(e.ClientURL(), defaultClient) }
 
 // PeerPort is the one of PeerURL.

@@ -130,7 +130,8 @@ func oldOf(o *Old) observed.Adoption {
 const keptManifest = "/etc/kubernetes/etcd.yaml.before-muster"
 
 // stopOldScript has the old etcd started by nobody any more, and waits until its
-// process is gone: that holds a lock on its database.
+// process is gone: that holds a lock on its database. Where an earlier run has
+// come to starting the new member ($5), that one may hold the lock.
 const stopOldScript = `set -eu
 unit=$1 manifest=$2 kept=$3 database=$4/member/snap/db
 if [ -n "$manifest" ]; then
@@ -142,6 +143,9 @@ else
 	systemctl stop "$unit"
 	systemctl disable "$unit" 2>/dev/null
 fi
+case $(systemctl is-active "$5" 2>/dev/null) in
+active | activating | reloading) exit 0 ;;
+esac
 if [ -e "$database" ]; then
 	flock -w 120 "$database" sh -c : || { echo "the old etcd still has $database open"; exit 1; }
 fi
@@ -167,7 +171,7 @@ func (h *Host) stopOld(ctx context.Context, a observed.Adoption) error {
 		sentence = fmt.Sprintf("moved %s to %s, so that the kubelet stopped etcd", a.Manifest, a.Kept)
 	}
 	return h.changeByScript(ctx, sentence, remote.Command{
-		Label: "stop the old etcd", Script: stopOldScript, Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir},
+		Label: "stop the old etcd", Script: stopOldScript, Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir, h.unit().Name},
 	})
 }
 
