@@ -63,8 +63,8 @@ test-faults: ## kill and stop leaders ROUNDS (20) times under load; TAGS=plant_.
 	$(GO) test -count=1 -v -timeout 60m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/clustertest -rounds $(ROUNDS)
 	$(GO) test -count=1 -timeout 20m -tags '$(TAGS)' $(TESTFLAGS) ./kvserver/replica
 
-test-fleet: ## apply 50, 125, 250 and 500 practice hosts in one run each; time, memory, every step (half an hour, 20 GB)
-	$(GO) test -count=1 -timeout 3h -v $(TESTFLAGS) -run 'TestFleet$$' ./cmd/muster -hosts $(HOSTS) -inventories $(INVENTORIES)
+test-fleet: ## apply 50, 125, 250 and 500 practice hosts in one run each; time, memory, every step (an hour, 15 GB)
+	$(GO) test -count=1 -timeout 3h -v -run 'TestFleet$$' ./cmd/muster -hosts $(HOSTS) -inventories $(INVENTORIES) $(TESTFLAGS)
 
 test-differential: ## make the same REQUESTS (1000000) over SEEDS (50) of etcd and musterd, and compare
 	$(GO) test -count=1 -v -timeout 4h $(TESTFLAGS) ./kvserver/difftest -seeds $(SEEDS) -requests $(REQUESTS) -history $(HISTORY)

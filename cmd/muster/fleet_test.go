@@ -102,6 +102,9 @@ func startFleet(t *testing.T, hosts, inventories int) string {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
+			if err := signalMembers(here, syscall.SIGKILL); err != nil { // who is stopped would not end otherwise
+				t.Error(err)
+			}
 			if err := errors.Join(c.Close(), os.RemoveAll(here)); err != nil {
 				t.Error(err)
 			}
@@ -221,7 +224,7 @@ func (k *keeper) Write(p []byte) (int, error) {
 			continue // measure complains of lines that are not JSON
 		}
 		if e.Kind == "result" && *fleetParks {
-			if err := stopMembers(filepath.Join(k.dir, e.Status.Cluster)); err != nil {
+			if err := signalMembers(filepath.Join(k.dir, e.Status.Cluster), syscall.SIGSTOP); err != nil {
 				return 0, err
 			}
 		}
@@ -247,8 +250,8 @@ func (k *keeper) keep(program, file string) error {
 	return errors.Join(os.Link(k.kept[program], next), os.Rename(next, file))
 }
 
-// stopMembers stops the processes whose programs or data are below a directory.
-func stopMembers(dir string) error {
+// signalMembers sends a signal to the members whose data is below a directory.
+func signalMembers(dir string, signal syscall.Signal) error {
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return err
@@ -262,7 +265,7 @@ func stopMembers(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) {
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
 		}
 	}
