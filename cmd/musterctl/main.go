@@ -1,4 +1,5 @@
-// Command musterctl is etcd's own command line, built from etcd's packages.
+// Command musterctl is etcd's own command line, built from etcd's packages. With
+// ETCDCTL_API=2 it speaks version 2 of etcd's API.
 //
 // It answers to four names. As etcdctl it is upstream's client, as etcdutl
 // upstream's offline tool, and as sh a shell for the image that holds nothing
@@ -18,6 +19,8 @@ import (
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
 	"go.etcd.io/etcd/pkg/v3/cobrautl"
+
+	"muster/cmd/musterctl/ctlv2"
 )
 
 func main() {
@@ -32,7 +35,8 @@ func main() {
 		}
 		return
 	}
-	if own := ownCommandFor(os.Args); own != nil {
+	api := os.Getenv(apiVariable)
+	if own := ownCommandFor(os.Args, api); own != nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		err := own.ExecuteContext(ctx)
 		stop()
@@ -42,17 +46,28 @@ func main() {
 		}
 		return
 	}
+	args, lenient, ok, err := v2CommandLine(api, os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(cobrautl.ExitError)
+	}
+	if ok {
+		os.Exit(runV2(newV2(lenient, ctlv2.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}), args))
+	}
 	ctlv3.MustStart() // reads os.Args, and exits when it fails
 }
 
 // ownCommandFor returns the command of muster's own that argv calls for; nil for
 // none. They are in this program because it is on every host, whatever server
 // is there.
-func ownCommandFor(argv []string) *cobra.Command {
+func ownCommandFor(argv []string, api string) *cobra.Command {
 	for name, construct := range map[string]func() *cobra.Command{
 		"backup": func() *cobra.Command { return newBackupCommand(os.Stdout) },
 		"probe":  newProbeCommand,
 	} {
+		if api == "2" && name == "backup" {
+			continue // etcd's own
+		}
 		if args, ok := ownCommand(argv, name); ok {
 			cmd := construct()
 			cmd.SetArgs(args)

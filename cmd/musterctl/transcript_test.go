@@ -387,6 +387,12 @@ func startEtcd(t *testing.T, size int) (endpoints []string) {
 
 func startMusterd(t *testing.T, size int) (endpoints []string) {
 	t.Helper()
+	return startMembers(t, size, func(*kvserver.Config) {})
+}
+
+// startMembers starts musterd with what change changes.
+func startMembers(t *testing.T, size int, change func(*kvserver.Config)) (endpoints []string) {
+	t.Helper()
 	endpoints, listening := addresses(t, size), addresses(t, size)
 	peers := advertised(listening)
 	var ready []<-chan struct{}
@@ -397,6 +403,7 @@ func startMusterd(t *testing.T, size int) (endpoints []string) {
 		config.BcryptCost = bcrypt.MinCost
 		config.ListenClientURLs, config.ListenPeerURLs = endpoints[i:i+1], listening[i:i+1]
 		config.AdvertiseClientURLs, config.InitialAdvertisePeerURLs = endpoints[i:i+1], peers[i:i+1]
+		change(&config)
 		server, err := kvserver.Start(config)
 		if err != nil {
 			t.Fatal(err)

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"muster/kvserver"
-	"muster/kvserver/internal/etcd34"
+	"muster/kvserver/etcd34"
 	"muster/kvserver/internal/loopback"
 )
 

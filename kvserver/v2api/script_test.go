@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"muster/kvserver"
-	"muster/kvserver/internal/etcd34"
+	"muster/kvserver/etcd34"
 	"muster/kvserver/internal/loopback"
 )
 
