@@ -156,7 +156,7 @@ func (s *v2Speaker) run(ctx context.Context, c command) (string, error) {
 		args = append([]string{"--endpoints", s.endpoints[0]}, args...)
 	}
 	var stdout, stderr bytes.Buffer
-	code := 0
+	var code int
 	if s.program == "" && c.lines == 0 && !strings.Contains(c.text, "--debug") {
 		app := ctlv2.App{
 			Streams: ctlv2.Streams{In: strings.NewReader(c.stdin), Out: &stdout, Err: &stderr},

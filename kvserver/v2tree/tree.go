@@ -35,10 +35,9 @@ const (
 	eventPrefix  = Prefix + "event/" // index: 8 bytes -> v2pb.Event
 )
 
+// What is above everything in the tree, as in etcd: its members (empty here), the
+// clients' keys, and version 2's users and roles.
 const (
-	// ClusterPrefix, KeysPrefix and AuthPrefix are above what etcd keeps in the
-	// tree: its members, the clients' keys, and version 2's users and roles. The
-	// first is empty here.
 	ClusterPrefix = "/0"
 	KeysPrefix    = "/1"
 	AuthPrefix    = "/2"

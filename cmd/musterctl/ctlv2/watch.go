@@ -39,17 +39,22 @@ func (s *session) follow(c *cli.Context, keys client.KeysAPI, key string, fn fun
 	watcher := keys.Watcher(key, &client.WatcherOptions{AfterIndex: unsigned(c, "after-index"), Recursive: c.Bool("recursive")})
 	for more := true; more; {
 		resp, err := watcher.Next(s.ctx)
-		if s.ctx.Err() != nil {
-			return nil
-		}
 		if err != nil {
-			return s.failed(c, exitServerError, err)
+			return s.ended(c, err)
 		}
 		if more, err = fn(resp); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ended says why a watch has ended, unless it was interrupted.
+func (s *session) ended(c *cli.Context, err error) error {
+	if s.ctx.Err() != nil {
+		return nil
+	}
+	return s.failed(c, exitServerError, err)
 }
 
 func (s *session) execWatchCommand() cli.Command {
