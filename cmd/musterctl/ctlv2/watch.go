@@ -51,10 +51,12 @@ func (s *session) follow(c *cli.Context, keys client.KeysAPI, key string, fn fun
 
 // ended says why a watch has ended, unless it was interrupted.
 func (s *session) ended(c *cli.Context, err error) error {
-	if s.ctx.Err() != nil {
+	select {
+	case <-s.ctx.Done():
 		return nil
+	default:
+		return s.failed(c, exitServerError, err)
 	}
-	return s.failed(c, exitServerError, err)
 }
 
 func (s *session) execWatchCommand() cli.Command {
