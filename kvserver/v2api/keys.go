@@ -213,7 +213,7 @@ func parse(r *http.Request, now time.Time) (parsedKey, error) {
 		Value:  []byte(r.FormValue("value")),
 		Time:   now.UnixNano(),
 	}
-	p := parsedKey{path: path.Join(v2tree.KeysPrefix, strings.TrimPrefix(r.URL.Path, keysPath)), request: request}
+	p := parsedKey{path: path.Join(v2tree.KeysPrefix, path.Clean("/"+strings.TrimPrefix(r.URL.Path, keysPath))), request: request}
 	request.Path = []byte(p.path)
 	request.PrevIndex = f.number("prevIndex", v2error.EcodeIndexNaN)
 	p.since = f.number("waitIndex", v2error.EcodeIndexNaN)

@@ -108,6 +108,10 @@ func TestEveryCode(t *testing.T) {
 		GET keys/d/_h
 		PATCH keys/a
 		OPTIONS keys/a
+		GET keys/%2e%2e/2/users
+		PUT keys/a/..%2f..%2f../2/enabled value=true
+		GET keys/a%2fb
+		GET keys/%61
 		GET other
 	`)
 }

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -98,7 +100,25 @@ func New(config Config) *API {
 	mux.HandleFunc(authPath+"/users", auth.users)
 	mux.HandleFunc(authPath+"/users/", auth.users)
 	mux.HandleFunc(authPath+"/enable", auth.enable)
-	return &API{Handler: mux, hub: c.hub, stats: stats}
+	return &API{Handler: clean(mux), hub: c.hub, stats: stats}
+}
+
+// clean redirects whoever asks for a path with dots or empty parts in it, as
+// etcd 3.4 does. net/http does so no longer when they are escaped, and what
+// follows /v2/keys would lead to what clients must not see.
+func clean(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		wanted := path.Clean("/" + r.URL.Path)
+		if strings.HasSuffix(r.URL.Path, "/") && wanted != "/" {
+			wanted += "/"
+		}
+		if wanted != r.URL.Path {
+			to := url.URL{Path: wanted, RawQuery: r.URL.RawQuery}
+			http.Redirect(w, r, to.String(), http.StatusMovedPermanently)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Close ends all watches.

@@ -132,3 +132,31 @@ func TestNoQuorum(t *testing.T) {
 }
 
 var _ v2api.Store = (*machine.Machine)(nil)
+
+// TestNoWayOut: a path that leads out of the keys reaches neither users nor what
+// else is in the tree.
+func TestNoWayOut(t *testing.T) {
+	t.Parallel()
+	_, endpoint := startMusterd(t, nil)
+	add := request{method: "PUT", path: "/v2/auth/users/root", form: `{"user":"root","password":"secret"}`}
+	if status, _, body := add.ask(t, endpoint); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, body)
+	}
+	for _, r := range []request{
+		{method: "GET", path: "/v2/keys/%2e%2e/2/users/root"},
+		{method: "GET", path: "/v2/keys/a/%2e%2e%2f..%2f2?recursive=true"},
+		{method: "GET", path: "/v2/keys/..%2f2%2fusers%2froot"},
+		{method: "GET", path: "/v2/keys%2f..%2f2%2fusers%2froot"},
+		{method: "PUT", path: "/v2/keys/%2e%2e/2/enabled", form: "value=true"},
+		{method: "DELETE", path: "/v2/keys/%2e%2e/2?recursive=true"},
+		{method: "GET", path: "/v2/keys/%2e%2e/0"},
+	} {
+		if status, _, body := r.ask(t, endpoint); strings.Contains(body, "$2a$") || strings.Contains(body, `"enabled"`) || status == http.StatusOK {
+			t.Errorf("%v: %d %s", r, status, body)
+		}
+	}
+	root := request{method: "GET", path: "/v2/auth/users/root"}
+	if status, _, body := root.ask(t, endpoint); status != http.StatusOK {
+		t.Errorf("the user is gone: %d %s", status, body)
+	}
+}
