@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"muster/kvserver/machine"
 	"muster/kvserver/peerport"
@@ -18,7 +21,11 @@ import (
 type guard struct {
 	*local
 	removal sync.Once
-	cutOff  int // how many removed members are, or will soon be
+	servers func() ([]raft.Server, error) // raft's latest configuration
+	// told is what other members have said the members are, while this one knew
+	// no leader.
+	told   atomic.Pointer[[]machine.Member]
+	cutOff int // how many removed members are, or will soon be
 }
 
 func (g *guard) isRemoved(member uint64) bool {
@@ -66,38 +73,54 @@ func (g *guard) leave() {
 	})
 }
 
-// askWhetherRemoved asks the other members for a sign of life while there is
-// no leader: one who was removed while it was down is told so by whoever it
-// connects to.
-func (g *guard) askWhetherRemoved(ctx context.Context) {
+// askAround asks the other members for a sign of life while there is no leader:
+// one who was removed while it was down is told so by whoever it connects to,
+// and one who does not know who has joined meanwhile, the leader perhaps, is
+// told that.
+func (g *guard) askAround(ctx context.Context) {
 	for tick(ctx, 2*g.config.ElectionTimeout) {
 		if g.leadership.current() != 0 {
 			continue
 		}
+		var told []machine.Member
 		for _, member := range g.machine.Members() {
 			if member.ID == g.Member() {
 				continue
 			}
+			attempt, cancel := context.WithTimeout(ctx, g.config.ElectionTimeout)
 			if client, err := g.peers.client(member.ID, member.PeerURLs); err == nil {
-				attempt, cancel := context.WithTimeout(ctx, g.config.ElectionTimeout)
 				_, _ = client.Term(attempt, &peerpb.TermRequest{}) // to connect is what matters
-				cancel()
 			}
+			if response, err := askMembers(attempt, g.config.ClientTLS, member.PeerURLs); err == nil && response.GetCluster() == g.Cluster() {
+				told = append(told, membersOfInfos(response.GetMembers())...)
+			}
+			cancel()
 		}
+		g.told.Store(&told)
 	}
 }
 
 // knownMembers are the members, or while this member does not know them those
-// it is to found the cluster with, or to join.
+// it is to found the cluster with, or to join. After a start the state machine
+// may be behind the log, and the log behind the cluster. What is in either counts,
+// and without a leader what others tell: the leader might be the one that is not
+// known.
 func (g *guard) knownMembers() []machine.Member {
-	if members := g.machine.Members(); len(members) > 0 {
-		return members
+	known := slices.Clone(g.machine.Members())
+	if len(known) == 0 {
+		for _, peer := range g.config.Cluster.Peers {
+			known = append(known, machine.Member{ID: peer.ID, Name: peer.Name, PeerURLs: peer.PeerURLs})
+		}
 	}
-	var members []machine.Member
-	for _, peer := range g.config.Cluster.Peers {
-		members = append(members, machine.Member{ID: peer.ID, Name: peer.Name, PeerURLs: peer.PeerURLs})
+	if servers, err := g.servers(); err == nil {
+		if members, err := membersOf(raft.Configuration{Servers: servers}); err == nil {
+			known = append(known, members...)
+		}
 	}
-	return members
+	if told := g.told.Load(); told != nil && g.leadership.current() == 0 {
+		known = append(known, *told...)
+	}
+	return known
 }
 
 // authorize admits the certificates of members: those usable by a server, in

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/hashicorp/raft-wal/types"
 	"go.etcd.io/etcd/pkg/v3/idutil"
 	"google.golang.org/grpc"
@@ -167,6 +168,7 @@ func Start(config Config) (*Replica, error) {
 		guard:  guard,
 		ready:  make(chan struct{}),
 	}
+	guard.servers = func() ([]raft.Server, error) { return serversOf(r.currentRaft()) }
 	if err := r.open(); err != nil {
 		r.stop()
 		r.stopServers()
@@ -290,7 +292,7 @@ func (r *Replica) launch() {
 	convener := &convener{r.engine, r.peers}
 	for _, task := range []func(context.Context){
 		r.proposer.run, r.reader.run, r.listener.run, r.members.admitVoters, announcer.run, r.replaceOnDemand, prober.run, convener.run,
-		upkeep.keepSnapshots, upkeep.scrub, upkeep.watchLog, r.guard.askWhetherRemoved,
+		upkeep.keepSnapshots, upkeep.scrub, upkeep.watchLog, r.guard.askAround,
 	} {
 		r.do(task)
 	}
