@@ -369,12 +369,17 @@ func members(t *testing.T, endpoint, path string) []map[string]any {
 // startThree starts three members and returns their client URLs.
 func startThree(t *testing.T, change func(i int, c *kvserver.Config)) (endpoints []string) {
 	t.Helper()
+	_, endpoints = launchThree(t, change)
+	return endpoints
+}
+
+func launchThree(t *testing.T, change func(i int, c *kvserver.Config)) (servers []*kvserver.Server, endpoints []string) {
+	t.Helper()
 	var peers, founders []string
 	for i := range 3 {
 		peers = append(peers, "http://"+loopback.Address(t))
 		founders = append(founders, fmt.Sprintf("m%d=%s", i, peers[i]))
 	}
-	var servers []*kvserver.Server
 	for i := range peers {
 		server, endpoint := launch(t, func(c *kvserver.Config) {
 			c.Name, c.InitialCluster = fmt.Sprint("m", i), strings.Join(founders, ",")
@@ -388,5 +393,5 @@ func startThree(t *testing.T, change func(i int, c *kvserver.Config)) (endpoints
 	for _, server := range servers {
 		awaitReady(t, server)
 	}
-	return endpoints
+	return servers, endpoints
 }

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -158,5 +160,52 @@ func TestNoWayOut(t *testing.T) {
 	root := request{method: "GET", path: "/v2/auth/users/root"}
 	if status, _, body := root.ask(t, endpoint); status != http.StatusOK {
 		t.Errorf("the user is gone: %d %s", status, body)
+	}
+}
+
+// TestLaggingMember: a member that was away for longer than the log is kept
+// receives the tree with its history, and who watches it from before is told what
+// happened.
+func TestLaggingMember(t *testing.T) {
+	t.Parallel()
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	configs := make([]kvserver.Config, 3)
+	servers, endpoints := launchThree(t, func(i int, c *kvserver.Config) {
+		c.DataDir, c.SnapshotCount, c.SnapshotCatchUpEntries = dirs[i], 100, 64
+		configs[i] = *c
+	})
+	put := func(key, value string) {
+		t.Helper()
+		r := request{method: "PUT", path: "/v2/keys/" + key, form: "value=" + value}
+		if status, _, body := r.ask(t, endpoints[0]); status != http.StatusCreated && status != http.StatusOK {
+			t.Fatalf("%v: %d %s", r, status, body)
+		}
+	}
+	put("a", "before")
+	if err := servers[2].Close(); err != nil {
+		t.Fatal(err)
+	}
+	put("b", "while it was away")
+	for i := range 250 {
+		put("c", strconv.Itoa(i))
+	}
+	for deadline := time.Now().Add(patience); servers[0].Replica().LogEntries() > 200 || servers[1].Replica().LogEntries() > 200; <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the log is not cut")
+		}
+	}
+	back, _ := launch(t, func(c *kvserver.Config) { *c = configs[2] })
+	awaitReady(t, back)
+	watch(t, endpoints[2]+"/v2/keys/b?wait=true&waitIndex=5").until(t, "while it was away")
+	last := watch(t, endpoints[2]+"/v2/keys/c?wait=true&waitIndex=255")
+	last.until(t, `"value":"249"`)
+	want := request{method: "GET", path: "/v2/keys/?recursive=true"}
+	_, _, first := want.ask(t, endpoints[0])
+	if _, _, third := want.ask(t, endpoints[2]); first != third {
+		t.Errorf("the member that was away has %s, another one %s", third, first)
+	}
+	_, _, metrics := request{method: "GET", path: "/metrics"}.ask(t, endpoints[2])
+	if !regexp.MustCompile(`(?m)^etcd_snap_db_save_total_duration_seconds_count [1-9]`).MatchString(metrics) {
+		t.Error("the member that was away has read the log: the test is of no use")
 	}
 }
