@@ -21,6 +21,7 @@ import (
 	"muster/kvserver/gateway"
 	"muster/kvserver/httpapi"
 	"muster/kvserver/lease"
+	"muster/kvserver/metrics"
 	"muster/kvserver/peerport"
 	"muster/kvserver/replica"
 	"muster/kvserver/sockets"
@@ -172,7 +173,7 @@ func (s *Server) listen(ctx context.Context, clientTLS *tls.Config) error {
 		s.v2 = v2api.New(v2api.Config{
 			Replica: s.replica, Store: store, Name: s.config.Name, Timeout: s.config.requestTimeout(),
 			ClientCertAuth: s.config.ClientTLS.RequireClientCert, BcryptCost: s.config.BcryptCost,
-			Metrics: s.metrics.replica, Logger: s.config.Logger,
+			Metrics: s.metrics.replica, Counts: metrics.NewV2(s.metrics.registry), Logger: s.config.Logger,
 		})
 		web.V2 = s.v2
 	}

@@ -42,16 +42,33 @@ func (h *keysHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.writeError(w, r, v2error.NewError(v2error.EcodeUnauthorized, "Insufficient credentials", 0))
 		return
 	}
+	method := r.Method
+	if parsed.quorum && method == http.MethodGet {
+		method = "QGET" // etcd's name of it
+	}
 	if parsed.wait && !parsed.quorum {
-		h.watch(w, r, parsed)
-		return
+		err = h.watch(w, r, parsed)
+	} else {
+		if !parsed.wait {
+			h.Counts.Received(method)
+		}
+		err = h.serve(ctx, w, r.Method, method, parsed)
 	}
-	event, err := h.do(ctx, r.Method, parsed)
 	if err != nil {
-		h.writeKeyError(w, r, err)
-		return
+		h.Counts.Failed(method, strconv.Itoa(h.writeKeyError(w, r, err)))
 	}
-	h.writeEvent(w, event, parsed.noValueOnSuccess)
+}
+
+// serve answers what is no watch.
+func (h *keysHandler) serve(ctx context.Context, w http.ResponseWriter, method, counted string, p parsedKey) error {
+	began := time.Now()
+	event, err := h.do(ctx, method, p)
+	if err != nil {
+		return err
+	}
+	h.writeEvent(w, event, p.noValueOnSuccess)
+	h.Counts.Succeeded(counted, time.Since(began))
+	return nil
 }
 
 func (h *keysHandler) do(ctx context.Context, method string, p parsedKey) (*v2store.Event, error) {
@@ -145,7 +162,8 @@ func trim(n *v2store.NodeExtern) {
 	}
 }
 
-func (h *keysHandler) writeKeyError(w http.ResponseWriter, r *http.Request, err error) {
+// writeKeyError returns the status code.
+func (h *keysHandler) writeKeyError(w http.ResponseWriter, r *http.Request, err error) int {
 	var refused *v2error.Error
 	if !errors.As(err, &refused) {
 		h.Logger.Warn("a request of version 2 failed", "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
@@ -154,9 +172,12 @@ func (h *keysHandler) writeKeyError(w http.ResponseWriter, r *http.Request, err 
 	shown := *refused
 	shown.Cause = strings.TrimPrefix(shown.Cause, v2tree.KeysPrefix)
 	_ = shown.WriteTo(w) // fails only when the client has gone
+	return shown.StatusCode()
 }
 
-func (h *keysHandler) watch(w http.ResponseWriter, r *http.Request, p parsedKey) {
+// watch answers with what happens. An error is for the client; once there is
+// something to tell there is none.
+func (h *keysHandler) watch(w http.ResponseWriter, r *http.Request, p parsedKey) error {
 	ready, cancel := context.WithTimeout(r.Context(), h.Timeout)
 	err := h.awaitRead(ready, false)
 	cancel()
@@ -165,8 +186,7 @@ func (h *keysHandler) watch(w http.ResponseWriter, r *http.Request, p parsedKey)
 		watcher, err = h.hub.watch(p.path, p.recursive, p.stream, p.since)
 	}
 	if err != nil {
-		h.writeKeyError(w, r, err)
-		return
+		return err
 	}
 	defer watcher.end()
 	w.Header().Set("Content-Type", "application/json")
@@ -174,21 +194,21 @@ func (h *keysHandler) watch(w http.ResponseWriter, r *http.Request, p parsedKey)
 	w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(w).Flush
 	if flush() != nil { // the client wants to know at once that it watches
-		return
+		return nil
 	}
 	for {
 		select {
 		case event, ok := <-watcher.events:
 			if !ok {
-				return // it was too slow, or the member stops; it asks again
+				return nil // it was too slow, or the member stops; it asks again
 			}
 			if json.NewEncoder(w).Encode(trimmed(event)) != nil || !p.stream || flush() != nil {
-				return
+				return nil
 			}
 		case <-h.hub.done:
-			return
+			return nil
 		case <-r.Context().Done():
-			return
+			return nil
 		}
 	}
 }

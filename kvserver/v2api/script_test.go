@@ -114,6 +114,22 @@ func TestEveryCode(t *testing.T) {
 		GET keys/%61
 		GET other
 	`)
+	if diff := cmp.Diff(counted(t, p.etcd), counted(t, p.ours)); diff != "" {
+		t.Errorf("counted (-etcd +musterd)\n%s", diff)
+	}
+}
+
+// counted are the metrics of version 2 but for how long things took, and for
+// reads, with which it was asked whether etcd is ready.
+func counted(t *testing.T, endpoint string) (lines []string) {
+	t.Helper()
+	_, _, body := request{method: "GET", path: "/metrics"}.ask(t, endpoint)
+	for _, line := range strings.Split(body, "\n") {
+		if strings.HasPrefix(line, "etcd_http_") && !strings.HasSuffix(strings.Fields(line)[0], `method="GET"}`) && !strings.Contains(line, "_seconds_bucket") && !strings.Contains(line, "_seconds_sum") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // TestWatch compares what is told to those who wait for one event.

@@ -57,8 +57,9 @@ type Config struct {
 	ClientCertAuth bool
 	// BcryptCost is the strength of the hashes of passwords, 4 to 31.
 	BcryptCost int
-	// Metrics is what the statistics tell of.
+	// Metrics is what the statistics tell of, Counts what is counted here.
 	Metrics *metrics.Replica
+	Counts  *metrics.V2
 	Logger  *slog.Logger
 }
 

@@ -107,7 +107,7 @@ func TestNoQuorum(t *testing.T) {
 	server, _ := startMusterd(t, nil)
 	api := v2api.New(v2api.Config{
 		Replica: lost{server.Replica()}, Store: server.Replica().Machine(), Name: "m0", Timeout: time.Second, BcryptCost: 4,
-		Metrics: metrics.NewReplica(nil), Logger: slog.New(slog.DiscardHandler),
+		Metrics: metrics.NewReplica(nil), Counts: metrics.NewV2(nil), Logger: slog.New(slog.DiscardHandler),
 	})
 	defer api.Close()
 	web := httptest.NewServer(api)
