@@ -48,10 +48,21 @@ type watcher struct {
 // that does not stream is told of one event. The error is as that of
 // machine.V2.Find.
 func (h *hub) watch(at string, recursive, stream bool, since uint64) (*watcher, error) {
-	// What happens while the history is read is told after it.
+	from := since
+	if since != 0 {
+		// All of the history is read while nobody waits for it.
+		found, index, err := h.data.Find(at, recursive, since)
+		if err != nil {
+			return nil, err
+		}
+		if found == nil {
+			from = max(since, index+1)
+		}
+	}
+	// What happens while the rest of it is read is told after it.
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	found, index, err := h.data.Find(at, recursive, since)
+	found, index, err := h.data.Find(at, recursive, from)
 	if err != nil {
 		return nil, err
 	}

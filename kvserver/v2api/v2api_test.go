@@ -2,6 +2,7 @@ package v2api_test
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -207,5 +208,32 @@ func TestLaggingMember(t *testing.T) {
 	_, _, metrics := request{method: "GET", path: "/metrics"}.ask(t, endpoints[2])
 	if !regexp.MustCompile(`(?m)^etcd_snap_db_save_total_duration_seconds_count [1-9]`).MatchString(metrics) {
 		t.Error("the member that was away has read the log: the test is of no use")
+	}
+}
+
+// TestCloseEndsWatches: whoever watches does not keep a member from stopping.
+func TestCloseEndsWatches(t *testing.T) {
+	t.Parallel()
+	server, endpoint := startMusterd(t, nil)
+	put := request{method: "PUT", path: "/v2/keys/a", form: "value=x"}
+	put.ask(t, endpoint)
+	var bodies []io.ReadCloser
+	for _, query := range []string{"a?wait=true", "?wait=true&recursive=true&stream=true", "a?wait=true&stream=true&waitIndex=4"} {
+		resp, err := http.Get(endpoint + "/v2/keys/" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		bodies = append(bodies, resp.Body)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- server.Close() }()
+	for _, body := range bodies {
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			t.Errorf("a watch ends badly: %v", err)
+		}
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
 	}
 }

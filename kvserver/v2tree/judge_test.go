@@ -343,3 +343,30 @@ func TestAnyBytes(t *testing.T) {
 		t.Errorf("got %+v", e.Node.Nodes)
 	}
 }
+
+// TestLongPath: a path of a million bytes is a key like another one, but not one
+// of as many directories.
+func TestLongPath(t *testing.T) {
+	db := openDB(t)
+	long, deep := "/1/"+strings.Repeat("x", 1<<20), "/1"+strings.Repeat("/x", 1<<19)
+	results, _ := run(t, db,
+		&v2pb.Request{Method: v2pb.Request_PUT, Path: []byte(long)},
+		&v2pb.Request{Method: v2pb.Request_PUT, Path: []byte(deep)},
+		&v2pb.Request{Method: v2pb.Request_PUT, Path: []byte("/1" + strings.Repeat("/x", 2000))},
+	)
+	if results[0].Err != nil || results[2].Err != nil {
+		t.Errorf("refused: %v, %v", results[0].Err, results[2].Err)
+	}
+	if err := results[1].Err; err == nil || err.ErrorCode != v2error.EcodeInvalidForm {
+		t.Errorf("half a million directories: %v", err)
+	}
+	tree, err := Open(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One that is read costs no more than it is long.
+	var refused *v2error.Error
+	if _, err := tree.Get(deep, false, time.Now()); !errors.As(err, &refused) {
+		t.Errorf("read: %v", err)
+	}
+}

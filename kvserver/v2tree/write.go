@@ -1,6 +1,7 @@
 package v2tree
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path"
@@ -66,11 +67,19 @@ func (w *Writer) put(key []byte, m proto.Message) error {
 // expire at all.
 var earliestExpiry = time.Date(2000, time.January, 1, 0, 0, 0, 0, time.UTC).UnixNano()
 
+// maxPathBytes bounds what the directories of a path take, each of which is stored
+// under its whole path: a megabyte of slashes would be more than a store can hold.
+// etcd has no bound, and runs out of memory.
+const maxPathBytes = 16 << 20
+
 // Apply carries out one request. The error is a failure of the store, and the
 // batch must not be committed then.
 func (w *Writer) Apply(r *v2pb.Request) (Result, error) {
 	r = proto.CloneOf(r)
 	r.Path = []byte(path.Clean(path.Join("/", string(r.GetPath()))))
+	if len(r.GetPath())*bytes.Count(r.GetPath(), []byte("/")) > maxPathBytes {
+		return Result{Err: w.refuse(v2error.EcodeInvalidForm, "the path has too many parts")}, nil
+	}
 	var event *v2store.Event
 	var err error
 	switch r.GetMethod() {
