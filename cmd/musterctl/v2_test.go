@@ -152,6 +152,7 @@ func (s *v2Speaker) run(ctx context.Context, c command) (string, error) {
 	if len(s.endpoints) > 1 {
 		args = append([]string{"--no-sync"}, args...) // members learn at different times what has changed
 	}
+	args = append([]string{"--timeout", "50s", "--total-timeout", "50s"}, args...) // of a busy machine
 	if !slices.Contains(args, "--endpoints") {
 		args = append([]string{"--endpoints", s.endpoints[0]}, args...)
 	}
@@ -227,10 +228,27 @@ func (l *lineCounter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// startMusterdV2 is startMusterd with version 2.
+// startMusterdV2 is startMusterd with version 2. Every member knows where all are
+// when it returns.
 func startMusterdV2(t *testing.T, size int) []string {
 	t.Helper()
-	return startMembers(t, size, func(c *kvserver.Config) { c.EnableV2 = true })
+	endpoints := startMembers(t, size, func(c *kvserver.Config) { c.EnableV2 = true })
+	for _, endpoint := range endpoints {
+		connected, err := client.New(client.Config{Endpoints: []string{endpoint}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
+			members, err := client.NewMembersAPI(connected).List(t.Context())
+			if err == nil && !slices.ContainsFunc(members, func(m client.Member) bool { return len(m.ClientURLs) == 0 }) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s knows the members %v, %v", endpoint, members, err)
+			}
+		}
+	}
+	return endpoints
 }
 
 // TestWatchesGoOn: a watch that waits, and one that runs commands, see what

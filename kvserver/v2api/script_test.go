@@ -15,6 +15,7 @@ import (
 	"muster/kvserver"
 	"muster/kvserver/etcd34"
 	"muster/kvserver/internal/loopback"
+	"muster/kvserver/machine"
 )
 
 // script compares answers to requests, one in a line: method, path, what is in
@@ -408,6 +409,12 @@ func launchThree(t *testing.T, change func(i int, c *kvserver.Config)) (servers 
 	}
 	for _, server := range servers {
 		awaitReady(t, server)
+		unknown := func(m machine.Member) bool { return len(m.ClientURLs) == 0 }
+		for deadline := time.Now().Add(patience); slices.ContainsFunc(server.Replica().Machine().Members(), unknown); <-time.After(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a member does not know where the others are")
+			}
+		}
 	}
 	return servers, endpoints
 }
