@@ -184,9 +184,9 @@ func (s *stage) remove(h *Host) {
 }
 
 // compressBelow is the speed, in bytes per second, under which the rest of an
-// upload goes compressed. Above it, unpacking a program on the host takes
-// longer than sending the bytes that compression saves.
-const compressBelow = 60 << 20
+// upload goes compressed. At twice that speed compressing and unpacking take
+// longer than sending the bytes that they save.
+const compressBelow = 16 << 20
 
 // probeSize is how much is sent as it is to learn the speed of the link.
 const probeSize = 1 << 20
