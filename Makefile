@@ -76,6 +76,9 @@ test-lab: build ## install a cluster on three systemd hosts in containers, and b
 test-lifecycle: build ## take a cluster on five hosts through everything that happens to one, under load
 	$(GO) test -count=1 -tags lab,grpcnotrace -timeout 30m -v $(TESTFLAGS) -run TestLifecycle ./examples/lab
 
+test-kubernetes: ## build kube-apiserver, run it on musterd and on etcd, and compare (15 minutes; TESTFLAGS="-nodes 1000 -pods 5000")
+	cd examples/kubernetes && $(GO) vet . && $(GO) test -count=1 -timeout 90m -v . $(TESTFLAGS)
+
 lint: $(LINT) ## run golangci-lint (installed into .cache) and shellcheck; compare the README's table
 	$(LINT) run ./...
 	$(LINT) run --build-tags lab,grpcnotrace ./examples/lab
@@ -117,4 +120,4 @@ clean: ## remove what build, dist and lint made
 	rm -rf bin dist .cache
 
 .NOTPARALLEL:
-.PHONY: help build test setup test-unit test-race test-faults test-fleet test-differential test-lab test-lifecycle lint bench bench-quick bench-provision fuzz man dist clean
+.PHONY: help build test setup test-unit test-race test-faults test-fleet test-differential test-lab test-lifecycle test-kubernetes lint bench bench-quick bench-provision fuzz man dist clean
