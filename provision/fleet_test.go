@@ -34,7 +34,7 @@ func TestFleetHasRoomForSoManyHosts(t *testing.T) {
 				t.Errorf("%d hosts at once", n)
 			}
 			most.Store(max(most.Load(), n))
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) //nolint:forbidigo // on the clock of the bubble
 			now.Add(-int64(len(c.Hosts)))
 			ended.Add(1)
 			if c.Name == "1" {

@@ -106,7 +106,7 @@ func (a *app) applyFleet(ctx context.Context, flags operationFlags, clusters []*
 	for i, err := range f.Each(ctx, clusters, func(ctx context.Context, c *inventory.Cluster) error {
 		i := slices.Index(clusters, c)
 		if failed[i] != nil {
-			return nil // and was told
+			return nil //nolint:nilerr // it was told
 		}
 		o := f.optionsFor(ctx, c)
 		if plans != nil {
@@ -171,7 +171,7 @@ func (f *fleet) confirm(ctx context.Context) ([]*plan.Plan, []error, error) {
 		}
 	}
 	if changing == 0 || ctx.Err() != nil {
-		return plans, failed, nil
+		return plans, failed, nil //nolint:nilerr // an interruption is told of each cluster
 	}
 	ok, err := f.askYes(ctx, fmt.Sprintf("%s on %d of %d clusters. Go on? [y/N] ", count(all, "change"), changing, len(plans)))
 	if err == nil && !ok {

@@ -21,7 +21,7 @@ func TestProgress(t *testing.T) {
 		tell := h.progress("musterd")
 		for mib := range int64(20) {
 			tell(mib<<20, 20<<20)
-			time.Sleep(250 * time.Millisecond)
+			time.Sleep(250 * time.Millisecond) //nolint:forbidigo // on the clock of the bubble
 		}
 		quick := &counted{Reader: strings.NewReader("quick"), total: 5, tell: h.progress("quick")}
 		if _, err := io.Copy(io.Discard, quick); err != nil {
