@@ -27,11 +27,14 @@ func newKubeadmCommand(a *app) *cobra.Command {
 		Short: "print kubeadm's configuration for this cluster as external etcd",
 		Long: `config prints a ClusterConfiguration that has kubeadm use this cluster. Put it
 into the file that kubeadm init --config reads, and the three files it names onto
-every control-plane host:
+every control-plane host. They are what
 
   muster certs export --for kube-apiserver DIR
 
-It reads the inventory only.`,
+writes into DIR: ca.crt belongs into /etc/kubernetes/pki/etcd there, the pair
+apiserver-etcd-client into /etc/kubernetes/pki, where ca.crt is Kubernetes' own.
+
+config reads the inventory only.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error { return a.kubeadmConfig(version) },
 	}

@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -30,11 +29,11 @@ func (e *engine) hasten(instance *raft.Raft) error {
 // isAlone is whether this member is the only voter: then there is nobody whose
 // sign of life it could wait for.
 func (e *engine) isAlone(instance *raft.Raft) (bool, error) {
-	future := instance.GetConfiguration()
-	if err := future.Error(); err != nil {
-		return false, fmt.Errorf("read raft's configuration: %w", err)
+	servers, err := serversOf(instance)
+	if err != nil {
+		return false, err
 	}
-	for _, server := range future.Configuration().Servers {
+	for _, server := range servers {
 		if server.Suffrage == raft.Voter && server.ID != serverID(e.Member()) {
 			return false, nil
 		}
