@@ -34,6 +34,7 @@ func (d *document) check(c *Cluster) {
 		d.checkPractice(c.Hosts)
 	}
 	d.checkHosts(c.Hosts)
+	d.checkKubernetes(c)
 }
 
 var (

@@ -56,16 +56,22 @@ func (d *document) checkHostAddresses(field string, h Host, several bool) {
 		{address, h.Address},
 		{join(field, "internalAddress"), h.InternalAddress},
 	} {
-		if !d.given(a.field) {
-			continue
-		}
-		fault := addressFault(a.value)
-		if fault == nil && several && !d.allowLoopback && isLoopback(a.value) {
-			fault = &addressProblem{"is the machine itself, which other members cannot reach", "write an address that is reachable from every member"}
-		}
-		if fault != nil {
-			d.problem(a.field, fmt.Sprintf("%q %s", withoutUser(a.value), fault.text), fault.hint)
-		}
+		d.checkAddress(a.field, a.value, several)
+	}
+}
+
+// checkAddress reports an address that is none, or is the machine's own where
+// there are several.
+func (d *document) checkAddress(field, value string, several bool) {
+	if !d.given(field) {
+		return
+	}
+	fault := addressFault(value)
+	if fault == nil && several && !d.allowLoopback && isLoopback(value) {
+		fault = &addressProblem{"is the machine itself, which other members cannot reach", "write an address that is reachable from every member"}
+	}
+	if fault != nil {
+		d.problem(field, fmt.Sprintf("%q %s", withoutUser(value), fault.text), fault.hint)
 	}
 }
 
@@ -88,14 +94,19 @@ func (d *document) checkDuplicates(hosts []Host) {
 }
 
 func (d *document) checkUnique(seen map[string]int, i int, field, value, what string) bool {
-	if value == "" || d.bad[field] || d.bad[element("controllers", i)] {
+	return d.checkUniqueIn("controllers", seen, i, field, value, value, what)
+}
+
+// checkUniqueIn reports an element of a list whose key an earlier one has.
+func (d *document) checkUniqueIn(list string, seen map[string]int, i int, field, key, value, what string) bool {
+	if value == "" || d.bad[field] || d.bad[element(list, i)] {
 		return true
 	}
-	if earlier, found := seen[value]; found {
-		d.problem(field, fmt.Sprintf("%q is the %s of controllers[%d] as well", printable(value), what, earlier), "write a different one")
+	if earlier, found := seen[key]; found {
+		d.problem(field, fmt.Sprintf("%q is the %s of %s as well", printable(value), what, element(list, earlier)), "write a different one")
 		return false
 	}
-	seen[value] = i
+	seen[key] = i
 	return true
 }
 

@@ -69,6 +69,8 @@ type Cluster struct {
 	PKI PKI `yaml:"pki,omitempty" json:"pki,omitzero"`
 	// Backup has every host save snapshots of the cluster by itself.
 	Backup *Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
+	// Kubernetes says which kube-apiservers use the cluster, and for what.
+	Kubernetes *Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
 	// Hooks are run on the workstation before and after what is done, in this
 	// order. One that fails before stops the operation.
 	Hooks []Hook `yaml:"hooks,omitempty" json:"hooks,omitempty"`

@@ -83,9 +83,9 @@ func (d *document) unreadable(n *yaml.Node, field, text, hint string) {
 }
 
 func (d *document) object(n *yaml.Node, field string, v reflect.Value, depth int) {
-	if host, ok := v.Addr().Interface().(*Host); ok && n.Kind == yaml.ScalarNode {
+	if address := addressOf(v.Addr().Interface()); address != nil && n.Kind == yaml.ScalarNode {
 		if s, ok := d.scalar(n, field); ok {
-			host.Address = s
+			*address = s
 			d.fields[join(field, "address")] = n
 		}
 		return
@@ -111,6 +111,17 @@ func (d *document) object(n *yaml.Node, field string, v reflect.Value, depth int
 			d.value(value, path, v.Field(index), depth+1)
 		}
 	}
+}
+
+// addressOf is the address of a machine, which may be written as that alone.
+func addressOf(machine any) *string {
+	switch m := machine.(type) {
+	case *Host:
+		return &m.Address
+	case *APIServer:
+		return &m.Address
+	}
+	return nil
 }
 
 func (d *document) list(n *yaml.Node, field string, v reflect.Value, depth int) {

@@ -36,6 +36,7 @@ func (d *document) fillDefaults(c *Cluster) {
 		h.SSH.inherit(c.SSH)
 		h.Server.inherit(c.Server)
 	}
+	d.fillKubernetes(c)
 }
 
 func (d *document) completeSSH(s *SSH) {

@@ -60,6 +60,14 @@ func schema(t *testing.T) []byte {
 		t.Fatal("the types have changed: there is no Host or no controllers")
 	}
 	controllers.Items = &jsonschema.Schema{Ref: "#/$defs/Controller"}
+	apiservers, ok := s.Definitions["Kubernetes"].Properties.Get("apiservers")
+	if !ok {
+		t.Fatal("the types have changed: there is no apiservers")
+	}
+	apiservers.Items = &jsonschema.Schema{OneOf: []*jsonschema.Schema{
+		{Type: "string", Description: "IP address or name of the machine."},
+		{Ref: "#/$defs/APIServer"},
+	}}
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		t.Fatal(err)

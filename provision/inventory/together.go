@@ -37,9 +37,11 @@ func Together(clusters []*Cluster) error {
 
 // machine is what tells a host's machine from others: practice hosts share
 // addresses and differ in their ports.
-func machine(h Host) string {
-	if isLoopback(h.Address) {
-		return h.Address + " " + strconv.Itoa(h.SSH.Port)
+func machine(h Host) string { return machineAt(h.Address, h.SSH.Port) }
+
+func machineAt(address string, sshPort int) string {
+	if isLoopback(address) {
+		return address + " " + strconv.Itoa(sshPort)
 	}
-	return h.Address
+	return address
 }
