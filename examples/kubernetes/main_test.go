@@ -15,6 +15,13 @@ var (
 	built = flag.String("programs", "", "directory to keep the built programs in; a temporary one when left out")
 )
 
+// kubernetesVersion is the release that go.mod requires. Kubernetes' own release
+// process tells its programs which they are; kubeadm refuses to work as none.
+const kubernetesVersion = "v1.36.3"
+
+const ldflags = "-s -w -X k8s.io/component-base/version.gitVersion=" + kubernetesVersion +
+	" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
+
 // programs is where what is under test has been built.
 var programs string
 
@@ -40,8 +47,11 @@ func run(m *testing.M) int {
 		{"../..", "musterctl", "./cmd/musterctl"},
 		{".", "etcd", "go.etcd.io/etcd/server/v3"},
 		{".", "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
+		{".", "kubeadm", "k8s.io/kubernetes/cmd/kubeadm"},
+		{".", "kubectl", "k8s.io/kubernetes/cmd/kubectl"},
+		{".", "kubelet", "k8s.io/kubernetes/cmd/kubelet"},
 	} {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(programs, b.name), b.source)
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags="+ldflags, "-o", filepath.Join(programs, b.name), b.source)
 		cmd.Dir = b.dir
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
