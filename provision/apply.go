@@ -50,6 +50,7 @@ func applySteps(o Options) []step.Step {
 		step.EachHost("backups", step.InstallBackup),
 		step.Together("members", step.ChangeMembers),
 		step.Together("verify", step.Verify),
+		step.EachHost("tidy images", step.TidyImages),
 	)
 }
 

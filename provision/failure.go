@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"muster/provision/remote"
+	"muster/provision/runner"
 	"muster/provision/step"
 )
 
@@ -95,9 +96,13 @@ const (
 	diagnoseTimeout = 5 * time.Second
 )
 
-const diagnoseScript = `systemctl show -p ActiveState -p SubState -p Result -p NRestarts "$1" | while read -r line; do printf '%s ' "$line"; done
+const diagnoseScript = `unit_facts | while read -r line; do
+	case $line in
+	ActiveState=* | SubState=* | Result=* | NRestarts=*) printf '%s ' "$line" ;;
+	esac
+done
 echo
-journalctl -u "$1" -n "$2" --no-pager -o cat 2>&1`
+unit_log "$1"`
 
 // diagnose wraps the error of a run into a Failure, and asks the hosts that
 // failed for their unit's state and journal. A failure that names no host is
@@ -149,8 +154,8 @@ func (f *Failure) concerns(h *step.Host) bool {
 func askHost(ctx context.Context, h *step.Host) *Diagnosis {
 	result, err := h.Remote.Run(ctx, remote.Command{
 		Label:   "read the journal",
-		Script:  diagnoseScript,
-		Args:    []string{h.Want.Units[0].Name, fmt.Sprint(journalLines)},
+		Script:  runner.Functions(h.Want) + diagnoseScript,
+		Args:    []string{fmt.Sprint(journalLines)},
 		AsLogin: h.Remote.Privilege().Problem != "",
 	})
 	if err != nil {

@@ -17,15 +17,11 @@ func Image(ctx context.Context, o Options, w io.Writer, architectures []string) 
 	found := newPrograms(o.withDefaults())
 	var platforms []image.Programs
 	for _, architecture := range architectures {
-		server, err := found.Find(ctx, "musterd", "", architecture)
+		programs, err := found.imagePrograms(ctx, "", architecture)
 		if err != nil {
 			return "", "", err
 		}
-		client, err := found.Find(ctx, "musterctl", "", architecture)
-		if err != nil {
-			return "", "", err
-		}
-		platforms = append(platforms, image.Programs{Architecture: architecture, Server: server.Content(), Client: client.Content()})
+		platforms = append(platforms, programs)
 	}
 	name = image.Name(version.Version, platforms...)
 	if digest, err = image.Write(w, name, platforms...); err != nil {

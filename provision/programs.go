@@ -15,8 +15,10 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 
+	"muster/provision/image"
 	"muster/provision/remote"
 	"muster/provision/step"
 )
@@ -29,14 +31,15 @@ type programs struct {
 	beside    string // directory of the muster executable
 	reporter  step.Reporter
 
-	mu    sync.Mutex
-	found map[wanted]func() (*remote.Payload, error)
+	mu     sync.Mutex
+	found  map[wanted]func() (*remote.Payload, error)
+	images map[wanted]func() (builtImage, error)
 }
 
 type wanted struct{ program, source, arch string }
 
 func newPrograms(o Options) *programs {
-	p := &programs{binaryDir: o.BinaryDir, reporter: o.Reporter, found: map[wanted]func() (*remote.Payload, error){}}
+	p := &programs{binaryDir: o.BinaryDir, reporter: o.Reporter, found: map[wanted]func() (*remote.Payload, error){}, images: map[wanted]func() (builtImage, error){}}
 	if executable, err := os.Executable(); err == nil {
 		p.beside = filepath.Dir(executable)
 	}
@@ -54,6 +57,52 @@ func (p *programs) Find(ctx context.Context, program, source, arch string) (*rem
 	}
 	p.mu.Unlock()
 	return find()
+}
+
+// builtImage is a container image with its name.
+type builtImage struct {
+	name    string
+	payload *remote.Payload
+}
+
+// Image implements step.Programs.
+func (p *programs) Image(ctx context.Context, source, arch string) (string, *remote.Payload, error) {
+	w := wanted{source: source, arch: arch}
+	p.mu.Lock()
+	build := p.images[w]
+	if build == nil {
+		build = sync.OnceValues(func() (builtImage, error) { return p.buildImage(ctx, w) })
+		p.images[w] = build
+	}
+	p.mu.Unlock()
+	built, err := build()
+	return built.name, built.payload, err
+}
+
+func (p *programs) buildImage(ctx context.Context, w wanted) (builtImage, error) {
+	programs, err := p.imagePrograms(ctx, w.source, w.arch)
+	if err != nil {
+		return builtImage{}, err
+	}
+	name := image.Name(version.Version, programs)
+	var content bytes.Buffer
+	if _, err := image.Write(&content, name, programs); err != nil {
+		return builtImage{}, fmt.Errorf("make the image %s: %w", name, err)
+	}
+	return builtImage{name, remote.NewPayload(content.Bytes())}, nil
+}
+
+// imagePrograms are what the image of one architecture holds.
+func (p *programs) imagePrograms(ctx context.Context, source, arch string) (image.Programs, error) {
+	server, err := p.Find(ctx, "musterd", source, arch)
+	if err != nil {
+		return image.Programs{}, err
+	}
+	client, err := p.Find(ctx, "musterctl", "", arch)
+	if err != nil {
+		return image.Programs{}, err
+	}
+	return image.Programs{Architecture: arch, Server: server.Content(), Client: client.Content()}, nil
 }
 
 // ErrNoProgram is wrapped when a program to install is nowhere to be found.

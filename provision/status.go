@@ -14,6 +14,7 @@ import (
 	"muster/provision/inventory"
 	"muster/provision/member"
 	"muster/provision/remote"
+	"muster/provision/runner"
 	"muster/provision/step"
 )
 
@@ -192,9 +193,9 @@ func expiry(pair pki.Pair) time.Time {
 func unitState(ctx context.Context, h *step.Host) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()
-	unit := h.Want.Units[0].Name
+	unit := h.Want.Units[0].Title()
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "look at " + unit, Script: `systemctl show -p ActiveState -p SubState "$1"`, Args: []string{unit}, AsLogin: true,
+		Label: "look at " + unit, Script: runner.Functions(h.Want) + "unit_facts | grep -E '^(Active|Sub)State='", AsLogin: true,
 	})
 	if err != nil {
 		return ""

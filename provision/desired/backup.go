@@ -26,7 +26,7 @@ func BackupPaths() []string {
 	return []string{path.Join(unitDir, backupService), path.Join(unitDir, BackupTimer)}
 }
 
-func backupFor(cluster *inventory.Cluster, h inventory.Host) (*Backup, error) {
+func backupFor(cluster *inventory.Cluster, h inventory.Host, pkiDir string) (*Backup, error) {
 	b := cluster.Backup
 	if b == nil {
 		return nil, nil

@@ -1,7 +1,6 @@
 package desired
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -43,7 +42,17 @@ const (
 // inventory. The bundle must hold the certificates that Certificates asks
 // for.
 func For(cluster *inventory.Cluster, bundle pki.Bundle) ([]Host, error) {
-	return ForMembers(cluster, bundle, nil)
+	return ForMembers(cluster, bundle, Known{})
+}
+
+// Known is what does not follow from the inventory.
+type Known struct {
+	// Bootstraps are those of hosts, by name, that have another one than
+	// Founding.
+	Bootstraps map[string]Bootstrap
+	// Images are the names of the container images of a stacked cluster's hosts,
+	// by name: they follow from the programs for the host's architecture.
+	Images map[string]string
 }
 
 // Bootstrap is what a member is told about its cluster for the time when it
@@ -65,16 +74,25 @@ func Founding(cluster *inventory.Cluster) Bootstrap {
 	return Bootstrap{InitialCluster: strings.Join(members, ","), State: "new"}
 }
 
-// ForMembers is For with the Bootstrap of hosts, by name, that have another
-// one than Founding.
-func ForMembers(cluster *inventory.Cluster, bundle pki.Bundle, known map[string]Bootstrap) ([]Host, error) {
+// ForMembers is For with what is known of the hosts.
+func ForMembers(cluster *inventory.Cluster, bundle pki.Bundle, known Known) ([]Host, error) {
 	hosts := make([]Host, 0, len(cluster.Hosts))
 	for _, h := range cluster.Hosts {
-		bootstrap, ok := known[h.Name]
+		bootstrap, ok := known.Bootstraps[h.Name]
 		if !ok {
 			bootstrap = Founding(cluster)
 		}
-		want, err := hostFor(cluster, h, bundle, bootstrap)
+		pairs, ok := bundle.Hosts[h.Name]
+		if !ok {
+			return nil, fmt.Errorf("work out what %s should have: there are no certificates for it", h.Name)
+		}
+		var want Host
+		var err error
+		if cluster.Topology == inventory.Stacked {
+			want, err = stackedFor(cluster, h, bundle, pairs, bootstrap, known.Images[h.Name])
+		} else {
+			want, err = externalFor(cluster, h, bundle, pairs, bootstrap)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("work out what %s should have: %w", h.Name, err)
 		}
@@ -98,11 +116,7 @@ func Certificates(cluster *inventory.Cluster) pki.Spec {
 	return spec
 }
 
-func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, bootstrap Bootstrap) (Host, error) {
-	pairs, ok := bundle.Hosts[h.Name]
-	if !ok {
-		return Host{}, errors.New("there are no certificates for it")
-	}
+func externalFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, pairs pki.HostPairs, bootstrap Bootstrap) (Host, error) {
 	unit, err := templates.MusterdUnit{
 		Cluster: cluster.Name,
 		Binary:  path.Join(binDir, server),
@@ -114,7 +128,7 @@ func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, bo
 	if err != nil {
 		return Host{}, err
 	}
-	backup, err := backupFor(cluster, h)
+	backup, err := backupFor(cluster, h, pkiDir)
 	if err != nil {
 		return Host{}, err
 	}
@@ -133,37 +147,42 @@ func hostFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, bo
 			{Program: server, Source: h.Server.Binary, Path: path.Join(binDir, server), Mode: programMode, Owner: root, Group: root},
 			{Program: client, Path: path.Join(binDir, client), Mode: programMode, Owner: root, Group: root},
 		},
-		Links: []Link{
-			{Path: path.Join(binDir, "etcdctl"), Target: client},
-			{Path: path.Join(binDir, "etcdutl"), Target: client},
-		},
+		Links:  clientLinks(),
 		Files:  files,
 		Units:  []Unit{{Name: unitName, Path: unitPath, Enabled: true, RestartOn: restartOn(files)}},
 		Backup: backup,
-		Member: Member{
-			Name: h.Name, PeerURL: h.PeerURL(), ClientURL: h.ClientURL(),
-			MetricsURL: h.MetricsURL(), DataDir: h.Server.DataDir,
-		},
+		Member: memberOf(h),
 	}, nil
+}
+
+func memberOf(h inventory.Host) Member {
+	return Member{
+		Name: h.Name, PeerURL: h.PeerURL(), ClientURL: h.ClientURL(),
+		MetricsURL: h.MetricsURL(), DataDir: h.Server.DataDir,
+	}
+}
+
+// clientLinks are the names that people know the client by.
+func clientLinks() []Link {
+	return []Link{
+		{Path: path.Join(binDir, "etcdctl"), Target: client},
+		{Path: path.Join(binDir, "etcdutl"), Target: client},
+	}
 }
 
 func certificateFiles(bundle pki.Bundle, pairs pki.HostPairs) []File {
 	files := []File{{Path: path.Join(pkiDir, "ca.crt"), Mode: publicMode, Owner: root, Group: root, Content: bundle.CA}}
-	for _, c := range []struct {
-		name     string
-		pair     pki.Pair
-		keyGroup string
-		keyMode  fs.FileMode
-	}{
-		{"server", pairs.Server, account, serverKeyMode},
-		{"peer", pairs.Peer, account, serverKeyMode},
-		{healthcheck, bundle.HealthcheckClient, root, rootKeyMode},
-	} {
-		files = append(files,
-			File{Path: path.Join(pkiDir, c.name+".crt"), Mode: publicMode, Owner: root, Group: root, Content: c.pair.Cert},
-			File{Path: path.Join(pkiDir, c.name+".key"), Mode: c.keyMode, Owner: root, Group: c.keyGroup, Content: c.pair.Key, Secret: true})
+	files = append(files, pairFiles(path.Join(pkiDir, "server"), pairs.Server, serverKeyMode, account)...)
+	files = append(files, pairFiles(path.Join(pkiDir, "peer"), pairs.Peer, serverKeyMode, account)...)
+	return append(files, pairFiles(path.Join(pkiDir, healthcheck), bundle.HealthcheckClient, rootKeyMode, root)...)
+}
+
+// pairFiles are a certificate and its key, named without their endings.
+func pairFiles(name string, pair pki.Pair, keyMode fs.FileMode, keyGroup string) []File {
+	return []File{
+		{Path: name + ".crt", Mode: publicMode, Owner: root, Group: root, Content: pair.Cert},
+		{Path: name + ".key", Mode: keyMode, Owner: root, Group: keyGroup, Content: pair.Key, Secret: true},
 	}
-	return files
 }
 
 // healthcheck is the pair an operator on the host uses; the server does not.
@@ -171,6 +190,12 @@ const healthcheck = "healthcheck-client"
 
 func restartOn(files []File) []string {
 	paths := []string{path.Join(binDir, server)}
+	return append(paths, serverFiles(files)...)
+}
+
+// serverFiles are the paths of those files that the server reads.
+func serverFiles(files []File) []string {
+	var paths []string
 	for _, f := range files {
 		if !strings.HasPrefix(path.Base(f.Path), healthcheck) {
 			paths = append(paths, f.Path)

@@ -12,6 +12,7 @@ type Host struct {
 	Account     Account
 	Directories []Directory
 	Binaries    []Binary
+	Image       string // of the member's container; empty without one
 	Links       []Link
 	Files       []File
 	Units       []Unit
@@ -40,12 +41,19 @@ type Directory struct {
 	// Data marks the member's data directory: it is never deleted, and its
 	// content is none of our business.
 	Data bool
+	// Shared marks a directory that is Kubernetes' as well: it is made when it
+	// is not there, and otherwise stays as it is.
+	Shared bool
 }
+
+// ImageProgram is the Program of a Binary that is the server's container image,
+// as a tar archive.
+const ImageProgram = "etcd-image"
 
 // Binary is a program to install. Its content depends on the host's
 // architecture, so whoever holds the program supplies it.
 type Binary struct {
-	Program string // "musterd" or "musterctl"
+	Program string // "musterd", "musterctl" or ImageProgram
 	// Source is the path on the workstation the inventory asks for; empty
 	// for the program that came with muster.
 	Source string
@@ -72,16 +80,44 @@ type File struct {
 	Secret bool
 }
 
-// Unit is a systemd unit.
+// Unit is what a host runs its member by: a unit of systemd's or, with a
+// Manifest, a static pod of the kubelet's.
 type Unit struct {
-	Name string // "musterd.service"
+	Name string // "musterd.service", or "etcd" for the pod
 	Path string // of the unit file, which is among Files
+	// Manifest is where the kubelet looks for a static pod. The file at Path is
+	// copied to it when the member is to run, and the copy is removed when it is
+	// not: a kubelet runs whatever is there.
+	Manifest string
 	// Enabled says that it starts at boot.
 	Enabled bool
 	// RestartOn lists the files and binaries whose change takes effect only
 	// when the unit restarts.
 	RestartOn []string
 }
+
+// IsPod says that the kubelet runs the member.
+func (u Unit) IsPod() bool { return u.Manifest != "" }
+
+// Title is what messages call the unit.
+func (u Unit) Title() string {
+	if u.IsPod() {
+		return "the static pod " + u.Name
+	}
+	return u.Name
+}
+
+// Journal says where the unit's output is to be read on the host.
+func (u Unit) Journal() string {
+	if u.IsPod() {
+		return PodLogs + " and journalctl -u kubelet"
+	}
+	return "journalctl -u " + u.Name
+}
+
+// PodLogs is the pattern of the directories that have the pod's output, one for
+// each pod that the kubelet has made of a manifest.
+const PodLogs = "/var/log/pods/kube-system_etcd-*/etcd"
 
 // Member is the cluster member a host runs.
 type Member struct {

@@ -58,11 +58,9 @@ func (d *document) checkTopology(t Topology) {
 		return
 	}
 	switch t {
-	case External:
-	case Stacked:
-		d.problem("topology", "stacked is not built yet", "write external, or remove the line")
+	case External, Stacked:
 	default:
-		d.problem("topology", fmt.Sprintf("%q is not a topology", printable(string(t))), "write external, or remove the line")
+		d.problem("topology", fmt.Sprintf("%q is not a topology", printable(string(t))), "write external, or stacked for members that the kubelet runs")
 	}
 }
 

@@ -21,6 +21,13 @@ const (
 	DefaultSSHUser     = "root"
 )
 
+// Defaults of a stacked Cluster, which are kubeadm's.
+const (
+	StackedDataDir = "/var/lib/etcd"
+	// StackedToken is what etcd takes for --initial-cluster-token by itself.
+	StackedToken = "etcd-cluster"
+)
+
 // Topology says where the cluster runs in relation to Kubernetes.
 type Topology string
 
@@ -56,7 +63,8 @@ type Cluster struct {
 	// Topology defaults to External.
 	Topology Topology `yaml:"topology,omitempty" json:"topology,omitempty"`
 	// Token is etcd's --initial-cluster-token: clusters with different tokens
-	// never mix, even when their addresses overlap.
+	// never mix, even when their addresses overlap. Defaults to
+	// etcd-cluster-NAME, and to etcd's own default for a stacked cluster.
 	Token string `yaml:"token,omitempty" json:"token,omitempty"`
 	// Hosts are the controllers in the order of the document. Each one is a
 	// voting member.
@@ -127,7 +135,8 @@ type SSH struct {
 // Server says how the key-value server runs on a host.
 type Server struct {
 	// DataDir is an absolute path on the host that belongs to the server
-	// alone.
+	// alone. Defaults to /var/lib/muster, and to kubeadm's /var/lib/etcd for a
+	// stacked cluster.
 	DataDir string `yaml:"dataDir,omitempty" json:"dataDir,omitempty"`
 	// ClientPort serves the etcd API, in [1, 65535].
 	ClientPort int `yaml:"clientPort,omitempty" json:"clientPort,omitempty"`

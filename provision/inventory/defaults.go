@@ -12,6 +12,10 @@ import (
 // absolute.
 func (d *document) fillDefaults(c *Cluster) {
 	fill(&c.Topology, External)
+	if c.Topology == Stacked {
+		fill(&c.Token, StackedToken)
+		fill(&c.Server.DataDir, StackedDataDir)
+	}
 	fill(&c.Token, "etcd-cluster-"+c.Name)
 	fill(&c.Server.DataDir, DefaultDataDir)
 	fill(&c.Server.ClientPort, DefaultClientPort)

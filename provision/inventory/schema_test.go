@@ -82,7 +82,7 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 	case reflect.TypeFor[Lifetime]():
 		return &jsonschema.Schema{Type: "string", Examples: []any{"365d", "10y", "8760h"}}
 	case reflect.TypeFor[Topology]():
-		return &jsonschema.Schema{Type: "string", Enum: []any{External}}
+		return &jsonschema.Schema{Type: "string", Enum: []any{External, Stacked}}
 	case reflect.TypeFor[KeyAlgorithm]():
 		return &jsonschema.Schema{Type: "string", Enum: []any{ECDSAP256, RSA2048, RSA4096}}
 	case reflect.TypeFor[int](): // a port

@@ -23,8 +23,11 @@ type Facts struct {
 	OwnUser      bool // it was made for the server
 	HasGroup     bool
 	Unit         UnitFact
-	Timer        TimerFact
-	Sockets      []Socket // listening, TCP
+	// Images of the server that the container runtime has, where the kubelet
+	// runs the member.
+	Images  []string
+	Timer   TimerFact
+	Sockets []Socket // listening, TCP
 	// SocketsUnknown says that the host cannot tell its sockets.
 	SocketsUnknown bool
 	Files          map[string]FileFact
@@ -169,6 +172,8 @@ func (f *Facts) addText(kind, value string) {
 		f.HasGroup = value != ""
 	case "unit":
 		f.Unit.Set(value)
+	case "image":
+		f.Images = append(f.Images, value)
 	case "timer":
 		f.Timer.Active = f.Timer.Active || value == "active"
 		f.Timer.Enabled = f.Timer.Enabled || value == "enabled"

@@ -7,6 +7,7 @@ import (
 
 	"muster/provision/desired"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // RestartMark exists on a host between the first change of something its
@@ -20,10 +21,11 @@ const RestartMark = "/run/muster.restart"
 // measures how fast the disk is: that goes away again, and is not made where a
 // member has data or where nothing at all may be touched.
 //
-// Arguments: data directory, unit, user, group, record, "probe" to measure the
-// disk, then the paths of everything the host should have.
-const script = `datadir=$1 unit=$2 user=$3 group=$4 record=$5 probe=$6
-shift 6
+// Arguments: data directory, commands it needs, user, group, record, "probe" to
+// measure the disk, the container images asked for, then the paths of everything
+// the host should have. The functions of package runner go before it.
+const script = `datadir=$1 tools=$2 user=$3 group=$4 record=$5 probe=$6 images=$7
+shift 7
 say() { printf '%s|%s\n' "$1" "$2"; }
 free() {
 	dir=$2
@@ -33,14 +35,14 @@ free() {
 say clock "$(date +%s%N)"
 say machine "$(uname -m)"
 say kernel "$(uname -s)"
-for tool in ` + requiredTools + `; do
+for tool in $tools; do
 	command -v "$tool" >/dev/null 2>&1 || say missing "$tool"
 done
 [ -d /run/systemd/system ] && say systemd "$(systemctl --version 2>/dev/null | head -n 1)"
 say user "$(getent passwd "$user")"
 say group "$(getent group "$group")"
-systemctl show -p LoadState -p ActiveState -p SubState -p Result -p UnitFileState -p MainPID -p NeedDaemonReload -p NRestarts "$unit" 2>/dev/null |
-	while read -r line; do say unit "$line"; done
+unit_facts 2>/dev/null | while read -r line; do say unit "$line"; done
+[ -n "$images" ] && image_facts | while read -r line; do say image "$line"; done
 say timer "$(systemctl is-active ` + desired.BackupTimer + ` 2>/dev/null)"
 say timer "$(systemctl is-enabled ` + desired.BackupTimer + ` 2>/dev/null)"
 command -v ss >/dev/null 2>&1 || say sockets unknown
@@ -52,7 +54,7 @@ done
 sha256sum -- "$@" 2>/dev/null | while read -r sum path; do say sha256 "$sum|$path"; done
 for path in "$@"; do
 	case $path in
-	*.crt | *.service | *.timer)
+	*.crt | *.service | *.timer | *.yaml)
 		if [ -f "$path" ]; then
 			say text "$path"
 			head -c 65536 "$path"
@@ -89,6 +91,9 @@ say clock "$(date +%s%N)"
 // requiredTools are the commands a host must have beyond the shell's own.
 const requiredTools = "cat chmod chown date df flock getent groupadd head install journalctl ln mktemp mv readlink rm sha256sum stat sync systemctl systemd-analyze tail timeout useradd"
 
+// podTools are the further commands that a member in a static pod needs.
+const podTools = " ctr grep ps sleep"
+
 // syncProbes is how many 4 KiB blocks are written, each flushed to disk, to
 // learn how fast the disk flushes.
 const syncProbes = "16"
@@ -96,9 +101,14 @@ const syncProbes = "16"
 // Gather asks a host about everything it should have. Without probe nothing on
 // the host is touched, and Facts.Sync stays 0.
 func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe bool) (Facts, error) {
-	args := []string{want.Member.DataDir, want.Units[0].Name, want.Account.User, want.Account.Group, RecordPath, "touch nothing"}
+	tools, images, functions := requiredTools, "", runner.Functions(want)
+	if want.Units[0].IsPod() {
+		tools, images = tools+podTools, "all"
+		functions += runner.ImageFunctions
+	}
+	args := []string{want.Member.DataDir, tools, want.Account.User, want.Account.Group, RecordPath, "touch nothing", images}
 	if probe {
-		args[len(args)-1] = "probe"
+		args[5] = "probe"
 	}
 	for _, d := range want.Directories {
 		args = append(args, d.Path)
@@ -113,12 +123,15 @@ func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe boo
 		args = append(args, l.Path)
 	}
 	args = append(args, desired.BackupPaths()...)
+	if unit := want.Units[0]; unit.IsPod() {
+		args = append(args, unit.Manifest)
+	}
 	if want.Backup != nil {
 		args = append(args, want.Backup.Directory.Path)
 	}
 	begin := time.Now()
 	result, err := host.Run(ctx, remote.Command{
-		Label: "read the facts", Script: script, Args: args, AsLogin: host.Privilege().Problem != "",
+		Label: "read the facts", Script: functions + script, Args: args, AsLogin: host.Privilege().Problem != "",
 	})
 	if err != nil {
 		return Facts{}, err
@@ -126,6 +139,9 @@ func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe boo
 	facts, err := parseFacts(result.Stdout, begin, begin.Add(result.Elapsed))
 	if err != nil {
 		return Facts{}, fmt.Errorf("%s: read the facts: %w", want.Name, err)
+	}
+	if want.Units[0].IsPod() && facts.Unit.NeedsReload { // a kubelet reloads by itself: it was given another one
+		facts.RestartPending = true
 	}
 	return facts, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"muster/provision/desired"
 	"muster/provision/observed"
+	"muster/templates"
 )
 
 // Host is one host as it should be and as it is.
@@ -37,6 +38,7 @@ func (h Host) Compare() []Change {
 	c.account()
 	c.directories()
 	c.programs()
+	c.image()
 	c.links()
 	c.files()
 	c.record()
@@ -79,6 +81,7 @@ func (c *comparison) directories() {
 			c.add(Create, Directory, d.Path)
 		case have.Type != "directory":
 			c.add(Update, Directory, d.Path, arrow("type", have.Type, "directory"))
+		case d.Shared:
 		default:
 			if details := attributes(have, d.Mode, d.Owner, d.Group); len(details) > 0 {
 				c.add(Update, Directory, d.Path, details...)
@@ -112,6 +115,22 @@ func (c *comparison) programs() {
 			continue
 		}
 		c.changed(b.Path)
+	}
+}
+
+// image is the container image that the program is imported as. Those that the
+// member ran from before go.
+func (c *comparison) image() {
+	if c.Want.Image == "" {
+		return
+	}
+	if !slices.Contains(c.Have.Images, c.Want.Image) {
+		c.add(Create, Image, c.Want.Image)
+	}
+	for _, have := range c.Have.Images {
+		if have != c.Want.Image {
+			c.add(Remove, Image, have)
+		}
 	}
 }
 
@@ -170,6 +189,8 @@ func kindOf(f desired.File) Kind {
 		return Certificate
 	case ".service", ".timer":
 		return Unit
+	case ".yaml":
+		return Manifest
 	}
 	return File
 }
@@ -181,7 +202,9 @@ func contentDetails(kind Kind, f desired.File, have string) []string {
 	case kind == Certificate:
 		return certificateDetails(have, string(f.Content))
 	case kind == Unit && have != "":
-		return unitDetails(have, string(f.Content))
+		return unitDetails(have, string(f.Content), templates.ReadUnit)
+	case kind == Manifest && have != "":
+		return unitDetails(have, string(f.Content), templates.ReadPod)
 	}
 	return nil
 }
@@ -210,7 +233,8 @@ func (c *comparison) unit() {
 }
 
 func (c *comparison) service() {
-	name := c.Want.Units[0].Name
+	unit := c.Want.Units[0]
+	name := unit.Name
 	switch {
 	case !c.Have.Unit.Running():
 		var details []string
@@ -219,8 +243,19 @@ func (c *comparison) service() {
 		}
 		c.add(Start, Service, name, details...)
 	case c.stale || c.Have.RestartPending:
-		c.add(Restart, Service, name)
+		c.add(Restart, Service, name, c.foreignManifest()...)
 	}
+}
+
+// foreignManifest tells what somebody else has changed in the manifest that the
+// kubelet reads.
+func (c *comparison) foreignManifest() []string {
+	unit := c.Want.Units[0]
+	if !unit.IsPod() || !c.Have.Unit.NeedsReload {
+		return nil
+	}
+	details := []string{"the kubelet runs another manifest than muster's:"}
+	return append(details, unitDetails(c.Have.Files[unit.Manifest].Text, c.Have.Files[unit.Path].Text, templates.ReadPod)...)
 }
 
 // identity is what is recorded when the cluster has been verified.

@@ -39,6 +39,8 @@ const (
 	Service     Kind = "service"
 	Member      Kind = "member"
 	Backup      Kind = "backup"
+	Image       Kind = "image"
+	Manifest    Kind = "manifest" // of a static pod
 )
 
 // Change is one thing that is not as it should be, and what is done about it.

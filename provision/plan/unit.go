@@ -29,13 +29,13 @@ func options(words []string) []option {
 	return all
 }
 
-// unitDetails names the flags and settings in which two texts of a unit
-// differ.
-func unitDetails(have, want string) []string {
-	haveCommand, haveSettings, haveErr := templates.ReadUnit(have)
-	wantCommand, wantSettings, wantErr := templates.ReadUnit(want)
+// unitDetails names the flags and settings in which two texts differ, as read
+// takes them apart.
+func unitDetails(have, want string, read func(string) ([]string, []templates.Setting, error)) []string {
+	haveCommand, haveSettings, haveErr := read(have)
+	wantCommand, wantSettings, wantErr := read(want)
 	if haveErr != nil || wantErr != nil {
-		return []string{"it cannot be read as a unit"}
+		return []string{"it cannot be read"}
 	}
 	var details []string
 	if program(haveCommand) != program(wantCommand) {
@@ -116,10 +116,14 @@ func settingDetails(have, want []templates.Setting) []string {
 	return details
 }
 
-// BootstrapOf reads from a unit what its member was told about the cluster; ok
-// is false when the unit does not say.
+// BootstrapOf reads from a unit, or the manifest of a static pod, what its member
+// was told about the cluster; ok is false when it does not say.
 func BootstrapOf(unit string) (b desired.Bootstrap, ok bool) {
 	command, _, err := templates.ReadUnit(unit)
+	if pod, _, podErr := templates.ReadPod(unit); podErr == nil {
+		command, err = pod, nil
+		b.State = "new" // as etcd takes it when it is not told
+	}
 	if err != nil {
 		return b, false
 	}

@@ -50,6 +50,8 @@ type Faults struct {
 
 // faultBox holds the faults in force and what is left of the counted ones.
 type faultBox struct {
+	noContainers bool // on hosts without a kubelet
+
 	mu       sync.Mutex
 	now      Faults
 	uploaded int64

@@ -72,7 +72,7 @@ func StartHost(opts HostOptions) (*Host, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{name: opts.Name, address: opts.Address, doas: opts.Doas, log: opts.Log.With("host", opts.Name), faults: &faultBox{}, hasKubelet: opts.Kubelet}
+	h := &Host{name: opts.Name, address: opts.Address, doas: opts.Doas, log: opts.Log.With("host", opts.Name), faults: &faultBox{noContainers: !opts.Kubelet}, hasKubelet: opts.Kubelet}
 	h.ssh = &sshServer{host: h, user: opts.User, login: opts.AuthorizedKey, conns: map[net.Conn]struct{}{}}
 	if err := h.prepare(opts); err != nil {
 		return nil, fmt.Errorf("practice host %s: %w", h.name, err)

@@ -111,6 +111,7 @@ type journalWriter struct {
 	identifier string
 	pid        atomic.Int64
 	rest       []byte
+	also       func(line string) // told too; may be nil
 }
 
 // longestMessage is where a line without an end is cut, as journald does
@@ -127,7 +128,7 @@ func (w *journalWriter) Write(p []byte) (int, error) {
 		if i < 0 {
 			i = len(w.rest) - 1
 		}
-		w.journal.add(w.identifier, int(w.pid.Load()), string(bytes.TrimRight(w.rest[:i+1], "\n")))
+		w.add(string(bytes.TrimRight(w.rest[:i+1], "\n")))
 		w.rest = w.rest[i+1:]
 	}
 }
@@ -135,7 +136,14 @@ func (w *journalWriter) Write(p []byte) (int, error) {
 // flush writes what came after the last end of line.
 func (w *journalWriter) flush() {
 	if len(w.rest) > 0 {
-		w.journal.add(w.identifier, int(w.pid.Load()), string(w.rest))
+		w.add(string(w.rest))
 		w.rest = nil
+	}
+}
+
+func (w *journalWriter) add(line string) {
+	w.journal.add(w.identifier, int(w.pid.Load()), line)
+	if w.also != nil {
+		w.also(line)
 	}
 }

@@ -2,6 +2,7 @@ package practice
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -23,8 +24,9 @@ const (
 
 // kubelet plays what a kubelet does for static pods, and no more: the first
 // container's command of every manifest runs, again when it ends, and is stopped
-// when the manifest is gone. The image is the host itself: a command without a
-// path is in /usr/local/bin.
+// when the manifest is gone. Its output is where a kubelet has it. A command
+// without a path is in /usr/local/bin, of the image if that was imported, or else
+// of the host itself.
 type kubelet struct {
 	host *Host
 	stop context.CancelFunc
@@ -83,7 +85,12 @@ func (k *kubelet) sync(ctx context.Context, running map[string]string) error {
 	}
 	for unit, manifest := range wanted {
 		if _, ok := running[unit]; !ok {
-			failed = append(failed, k.run(ctx, unit, manifest))
+			err := k.run(ctx, unit, manifest)
+			if errors.Is(err, errNoImage) {
+				failed = append(failed, err)
+				continue // and try again
+			}
+			failed = append(failed, err)
 			running[unit] = manifest
 		}
 	}
@@ -94,7 +101,10 @@ func (k *kubelet) sync(ctx context.Context, running map[string]string) error {
 func (k *kubelet) run(ctx context.Context, unit, manifest string) error {
 	var pod struct {
 		Spec struct {
-			Containers []struct{ Command, Args []string }
+			Containers []struct {
+				Name, Image   string
+				Command, Args []string
+			}
 		}
 	}
 	if err := yaml.Unmarshal([]byte(manifest), &pod); err != nil {
@@ -103,11 +113,19 @@ func (k *kubelet) run(ctx context.Context, unit, manifest string) error {
 	if len(pod.Spec.Containers) == 0 || len(pod.Spec.Containers[0].Command) == 0 {
 		return fmt.Errorf("%s has no command", unit)
 	}
-	words := append(pod.Spec.Containers[0].Command, pod.Spec.Containers[0].Args...)
+	container := pod.Spec.Containers[0]
+	words := append(container.Command, container.Args...)
+	root, err := k.host.files.imageRoot(container.Image)
+	if err != nil {
+		return fmt.Errorf("%s: %w", unit, err)
+	}
 	if !path.IsAbs(words[0]) {
 		words[0] = path.Join("/usr/local/bin", words[0])
 	}
-	text := fmt.Sprintf("[Unit]\nDescription=pod %s\nStartLimitIntervalSec=0\n[Service]\nType=simple\nRestart=always\nRestartSec=100ms\nExecStart=%s\n", unit, strings.Join(words, " "))
+	words[0] = path.Join(root, words[0])
+	sum := sha256.Sum256([]byte(manifest))
+	logs := fmt.Sprintf("/var/log/pods/kube-system_%s-%s_%x/%s", strings.TrimSuffix(strings.TrimPrefix(unit, "pod-"), ".service"), k.host.name, sum[:16], container.Name)
+	text := fmt.Sprintf("[Unit]\nDescription=pod %s\nStartLimitIntervalSec=0\n[Service]\nType=simple\nRestart=always\nRestartSec=100ms\nX-PodLogs=%s\nExecStart=%s\n", unit, logs, strings.Join(words, " "))
 	if err := k.host.files.put("/run/systemd/system/"+unit, text); err != nil {
 		return err
 	}

@@ -13,6 +13,9 @@ func (b *faultBox) tool(name string) (tool, bool) {
 			return nil, false
 		}
 	}
+	if name == "ctr" && b.noContainers {
+		return nil, false
+	}
 	t, ok := tools()[name]
 	return t, ok
 }
@@ -35,6 +38,8 @@ func tools() map[string]tool {
 		builtinPrefix + "umask": umaskTool,
 		// systemd
 		"systemctl": systemctlTool, "systemd-analyze": analyzeTool, "journalctl": journalctlTool,
+		// containers
+		"ctr": ctrTool, "ps": psTool,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -107,6 +108,18 @@ func (c *call) describe(format, name string, info fs.FileInfo, follow bool) (str
 	return out.String(), nil
 }
 
+// newestFirst sorts files by the time of their last change.
+func (c *call) newestFirst(names []string) {
+	changed := func(name string) time.Time {
+		info, err := c.stat(name, true)
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return changed(b).Compare(changed(a)) })
+}
+
 func lsTool(c *call) error {
 	f := c.flags()
 	all := f.BoolP("almost-all", "A", false, "")
@@ -114,6 +127,7 @@ func lsTool(c *call) error {
 	long := f.BoolP("long", "l", false, "")
 	self := f.BoolP("directory", "d", false, "")
 	f.BoolP("one", "1", false, "")
+	newest := f.BoolP("time", "t", false, "")
 	if err := c.parse(f); err != nil {
 		return err
 	}
@@ -121,9 +135,15 @@ func lsTool(c *call) error {
 	if len(names) == 0 {
 		names = []string{c.dir}
 	}
+	if *newest {
+		c.newestFirst(names)
+	}
 	show := func(name string, info fs.FileInfo) error {
 		if !*long {
-			_, err := fmt.Fprintln(c.out, path.Base(name))
+			if !*self {
+				name = path.Base(name)
+			}
+			_, err := fmt.Fprintln(c.out, name)
 			return err
 		}
 		line, err := c.describe("%A %U %G %s %n", name, info, false)

@@ -33,6 +33,7 @@ type service struct {
 	Burst        int // starts allowed within BurstWindow; 0 is any number
 	BurstWindow  time.Duration
 	WantedBy     []string
+	PodLogs      string // directory of a container's output; empty for a unit
 }
 
 // systemd's own defaults, systemd.service(5) and systemd-system.conf(5).
@@ -132,6 +133,8 @@ func (s *service) set(o *unit.UnitOption) (err error) {
 		s.User = o.Value
 	case "Service.Group":
 		s.Group = o.Value
+	case "Service.X-PodLogs":
+		s.PodLogs = o.Value
 	case "Service.StateDirectory":
 		s.StateDirs = strings.Fields(o.Value)
 	case "Service.StateDirectoryMode":

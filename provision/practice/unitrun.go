@@ -256,6 +256,11 @@ func (r *unitRun) spawn(def *service, notifyEnv string) (*process, *journalWrite
 		env[i] = r.supervisor.files.mapArgument(e)
 	}
 	out := &journalWriter{journal: r.journal, identifier: path.Base(program)}
+	if def.PodLogs != "" {
+		if out.also, err = r.supervisor.files.podLog(def.PodLogs); err != nil {
+			return nil, nil, err
+		}
+	}
 	p, err := startProcess(binary, argv, childEnvironment(append(env, notifyEnv)...), r.supervisor.files.root, out)
 	if err != nil {
 		return nil, nil, r.supervisor.files.onHost(err)

@@ -41,7 +41,7 @@ while [ -n "${1-}" ]; do
 	fi
 	shift 3
 done
-systemctl daemon-reload`
+unit_reload`
 
 const forgetScript = `for path in "$@"; do
 	rm -f "${path%/*}/.muster-old-${path##*/}"
@@ -106,7 +106,7 @@ func (h *Host) rollBack(ctx context.Context, cause error) error {
 			args = append(args, path, have.Owner+":"+have.Group, fmt.Sprintf("%04o", have.Mode))
 		}
 	}
-	result, err := h.Remote.Run(ctx, remote.Command{Label: "bring back what was replaced", Script: bringBackScript, Args: args})
+	result, err := h.Remote.Run(ctx, remote.Command{Label: "bring back what was replaced", Script: h.memberScript(bringBackScript), Args: args})
 	if err != nil {
 		return errors.Join(failure, err)
 	}
@@ -130,7 +130,7 @@ const journalLines = "20"
 
 func (h *Host) journal(ctx context.Context) []string {
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "read the journal", Script: `journalctl -u "$1" -n "$2" --no-pager -o cat 2>&1`, Args: []string{h.unit().Name, journalLines},
+		Label: "read the journal", Script: h.memberScript(`unit_log "$1"`), Args: []string{journalLines},
 	})
 	if err != nil {
 		return nil

@@ -26,6 +26,9 @@ func makeDirectories(ctx context.Context, h *Host, wanted []desired.Directory) e
 		have, exists := h.Facts.Files[d.Path]
 		sentence := "made " + d.Path
 		if exists {
+			if d.Shared && have.Type == "directory" {
+				continue
+			}
 			if have.Type == "directory" && have.Mode == d.Mode.Perm() && have.Owner == d.Owner && have.Group == d.Group {
 				continue
 			}

@@ -131,7 +131,7 @@ const keptManifest = "/etc/kubernetes/etcd.yaml.before-muster"
 
 // stopOldScript has the old etcd started by nobody any more, and waits until its
 // process is gone: that holds a lock on its database. Where an earlier run has
-// come to starting the new member ($5), that one may hold the lock.
+// come to starting the new member, that one may hold the lock.
 const stopOldScript = `set -eu
 unit=$1 manifest=$2 kept=$3 database=$4/member/snap/db
 if [ -n "$manifest" ]; then
@@ -143,8 +143,8 @@ else
 	systemctl stop "$unit"
 	systemctl disable "$unit" 2>/dev/null
 fi
-case $(systemctl is-active "$5" 2>/dev/null) in
-active | activating | reloading) exit 0 ;;
+case $(unit_facts | grep ^ActiveState=) in
+*=active | *=activating | *=reloading) exit 0 ;;
 esac
 if [ -e "$database" ]; then
 	flock -w 120 "$database" sh -c : || { echo "the old etcd still has $database open"; exit 1; }
@@ -171,7 +171,7 @@ func (h *Host) stopOld(ctx context.Context, a observed.Adoption) error {
 		sentence = fmt.Sprintf("moved %s to %s, so that the kubelet stopped etcd", a.Manifest, a.Kept)
 	}
 	return h.changeByScript(ctx, sentence, remote.Command{
-		Label: "stop the old etcd", Script: stopOldScript, Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir, h.unit().Name},
+		Label: "stop the old etcd", Script: h.memberScript(stopOldScript), Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir},
 	})
 }
 
@@ -194,9 +194,9 @@ func (h *Host) giveData(ctx context.Context, dir, owner string) error {
 
 // stopNew has our own member started by nobody.
 func (h *Host) stopNew(ctx context.Context) error {
-	unit := h.unit().Name
+	unit := h.unit().Title()
 	return h.changeByScript(ctx, "stopped and disabled "+unit, remote.Command{
-		Label: "stop " + unit, Script: `systemctl stop "$1" 2>/dev/null; systemctl disable "$1" 2>/dev/null; rm -f ` + observed.RestartMark, Args: []string{unit},
+		Label: "stop " + unit, Script: h.memberScript(`unit_stop 2>/dev/null; unit_disable 2>/dev/null; rm -f ` + observed.RestartMark),
 	})
 }
 

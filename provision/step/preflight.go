@@ -113,7 +113,27 @@ func findPrograms(ctx context.Context, r *Run) error {
 			}
 		}
 	}
-	return nil
+	return r.nameImages(ctx)
+}
+
+// nameImages completes what the hosts should have with the names of the
+// container images.
+func (r *Run) nameImages(ctx context.Context) error {
+	r.images = map[string]string{}
+	for _, h := range r.Hosts {
+		if !h.unit().IsPod() {
+			continue
+		}
+		name, _, err := r.Programs.Image(ctx, h.Server.Binary, goArch(h.Facts.Machine))
+		if err != nil {
+			return &localError{err}
+		}
+		r.images[h.Name] = name
+	}
+	if len(r.images) == 0 {
+		return nil
+	}
+	return r.outfit()
 }
 
 // examination looks at the facts of one host.
@@ -292,7 +312,7 @@ func (e examination) data() {
 	case f.Record.MemberID != "":
 		e.problem("%s holds the data of member %s, which was removed from the cluster; to use the host for a new member, run muster replace %s, which moves that data aside", dir, f.Record.MemberID, e.Name)
 	default:
-		e.problem("%s holds the data of a member that the running cluster does not list; if nobody needs it, stop %s there and move the directory away", dir, e.unit().Name)
+		e.problem("%s holds the data of a member that the running cluster does not list; if nobody needs it, stop %s there and move the directory away", dir, e.unit().Title())
 	}
 }
 

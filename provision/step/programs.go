@@ -11,6 +11,7 @@ import (
 	"muster/provision/desired"
 	"muster/provision/observed"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // InstallPrograms uploads the programs that differ, and links the names they
@@ -46,11 +47,43 @@ func InstallPrograms(ctx context.Context, h *Host) error {
 			return err
 		}
 	}
-	return nil
+	return importImage(ctx, h)
+}
+
+// importImage has the container runtime read the image that was uploaded.
+func importImage(ctx context.Context, h *Host) error {
+	image := h.Want.Image
+	if image == "" || slices.Contains(h.Facts.Images, image) {
+		return nil
+	}
+	i := slices.IndexFunc(h.Want.Binaries, func(b desired.Binary) bool { return b.Program == desired.ImageProgram })
+	err := h.changeByScript(ctx, "imported the image "+image, remote.Command{
+		Label: "import the image", Script: runner.ImageFunctions + `image_import "$1" "$2"`, Args: []string{h.Want.Binaries[i].Path, image},
+	})
+	if err == nil {
+		h.Facts.Images = append(h.Facts.Images, image)
+	}
+	return err
+}
+
+// TidyImages has the container runtime forget the images that the member ran
+// from before.
+func TidyImages(ctx context.Context, h *Host) error {
+	image := h.Want.Image
+	if image == "" || !slices.ContainsFunc(h.Facts.Images, func(have string) bool { return have != image }) {
+		return nil
+	}
+	return h.changeByScript(ctx, "removed the images of the member but for "+image, remote.Command{
+		Label: "remove old images", Script: runner.ImageFunctions + `image_tidy "$1"`, Args: []string{image},
+	})
 }
 
 // program is what to install on a host of this architecture.
 func (h *Host) program(ctx context.Context, b desired.Binary) (*remote.Payload, error) {
+	if b.Program == desired.ImageProgram {
+		_, image, err := h.run.Programs.Image(ctx, b.Source, goArch(h.Facts.Machine))
+		return image, err
+	}
 	return h.run.Programs.Find(ctx, b.Program, b.Source, goArch(h.Facts.Machine))
 }
 

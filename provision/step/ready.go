@@ -68,7 +68,7 @@ func awaitReady(ctx context.Context, h *Host) error {
 		case <-h.Remote.Lost():
 			return fmt.Errorf("%s: wait for the member: %w", h.Name, remote.ErrConnectionLost)
 		case <-ctx.Done():
-			return fmt.Errorf("%s: the member was not ready within %v (--timeout): %w; see journalctl -u %s there", h.Name, h.run.ReadyTimeout, err, h.unit().Name)
+			return fmt.Errorf("%s: the member was not ready within %v (--timeout): %w; see %s there", h.Name, h.run.ReadyTimeout, err, h.unit().Journal())
 		case <-tick.C:
 		}
 	}
@@ -118,18 +118,17 @@ func checkUnit(ctx context.Context, h *Host) error {
 	}
 	switch {
 	case unit.Active == "failed" || unit.Active == "inactive":
-		return fmt.Errorf("%s: %s is %s (%s)", h.Name, h.unit().Name, unit.Active, unit.Result)
+		return fmt.Errorf("%s: %s is %s (%s)", h.Name, h.unit().Title(), unit.Active, unit.Result)
 	case unit.Restarts-h.Facts.Unit.Restarts >= crashLimit:
-		return fmt.Errorf("%s: %s ended and was restarted %d times (%s)", h.Name, h.unit().Name, unit.Restarts-h.Facts.Unit.Restarts, unit.Result)
+		return fmt.Errorf("%s: %s ended and was restarted %d times (%s)", h.Name, h.unit().Title(), unit.Restarts-h.Facts.Unit.Restarts, unit.Result)
 	}
 	return nil
 }
 
 func unitFact(ctx context.Context, h *Host) (observed.UnitFact, error) {
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label:  "look at " + h.unit().Name,
-		Script: `systemctl show -p LoadState -p ActiveState -p SubState -p Result -p MainPID -p NRestarts "$1"`,
-		Args:   []string{h.unit().Name},
+		Label:  "look at " + h.unit().Title(),
+		Script: h.memberScript("unit_facts"),
 	})
 	if err != nil {
 		return observed.UnitFact{}, err

@@ -17,7 +17,7 @@ import (
 func removalOf(h *Host, withData bool) []string {
 	var lines []string
 	if h.Facts.Unit.Loaded {
-		lines = append(lines, "stop and disable "+h.unit().Name)
+		lines = append(lines, "stop and disable "+h.unit().Title())
 	}
 	lines = append(lines, plan.BackupLeftovers(h.Facts)...)
 	lines = append(lines, ours(h)...)
@@ -118,14 +118,13 @@ func Confirm(withData bool, ask func(map[string][]string) (bool, error)) func(co
 
 // StopMember stops the member and keeps it from starting at boot.
 func StopMember(ctx context.Context, h *Host) error {
-	unit := h.unit().Name
+	unit := h.unit().Title()
 	if !h.Facts.Unit.Loaded {
 		return nil
 	}
 	return h.changeByScript(ctx, "stopped and disabled "+unit, remote.Command{
 		Label:  "stop " + unit,
-		Script: `systemctl stop "$1" && systemctl disable "$1"`,
-		Args:   []string{unit},
+		Script: h.memberScript(`unit_stop && unit_disable`),
 	})
 }
 
@@ -139,7 +138,7 @@ func RemoveFiles(ctx context.Context, h *Host) error {
 	h.run.Log.Debug("remove", "host", h.Name, "paths", paths)
 	if err := h.changeByScript(ctx, fmt.Sprintf("removed the programs, the unit and the certificates (%d files)", len(paths)), remote.Command{
 		Label:  "remove the installed files",
-		Script: `rm -f -- "$@" && systemctl daemon-reload && rm -f ` + observed.RestartMark,
+		Script: h.memberScript(`rm -f -- "$@" && unit_reload && rm -f ` + observed.RestartMark),
 		Args:   paths,
 	}); err != nil {
 		return err
@@ -149,7 +148,7 @@ func RemoveFiles(ctx context.Context, h *Host) error {
 
 func removeEmptyDirectories(ctx context.Context, h *Host) error {
 	for _, d := range slices.Backward(h.Want.Directories) {
-		if d.Data {
+		if d.Data || d.Shared {
 			continue
 		}
 		_, err := h.Remote.Run(ctx, remote.Command{

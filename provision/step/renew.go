@@ -30,7 +30,7 @@ func CheckMembers(_ context.Context, r *Run) error {
 		case h.Facts.Record == (observed.Record{}) || !h.Facts.Unit.Loaded:
 			e.problem("no member is installed here; run muster apply first")
 		case !h.Facts.Unit.Running():
-			e.problem("%s does not run; run muster apply, or see journalctl -u %[1]s", h.unit().Name)
+			e.problem("%s does not run; run muster apply, or see %s", h.unit().Title(), h.unit().Journal())
 		default:
 			e.record(r.Cluster.PKI.Dir, trusted)
 		}

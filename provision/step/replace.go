@@ -43,11 +43,11 @@ func (r *Run) markReplaced() error {
 	return nil
 }
 
-// replacedScript stops the unit $1 and moves the data directory $2 to $3.
+// replacedScript stops the member and moves the data directory $1 to $2.
 const replacedScript = `set -eu
-systemctl stop "$1" 2>/dev/null || :
-if [ -d "$2" ] && [ ! -e "$3" ]; then
-	mv -fT "$2" "$3"
+unit_stop 2>/dev/null || :
+if [ -d "$1" ] && [ ! -e "$2" ]; then
+	mv -fT "$1" "$2"
 fi`
 
 // PutReplacedAside prepares the host of a member that was replaced for the new
@@ -59,7 +59,7 @@ func PutReplacedAside(ctx context.Context, h *Host) error {
 	}
 	if h.Facts.Data == observed.DataFilled {
 		err := h.changeByScript(ctx, fmt.Sprintf("moved the data in %s aside, as %s", h.Want.Member.DataDir, path.Base(h.aside())), remote.Command{
-			Label: "move the data aside", Script: replacedScript, Args: []string{h.unit().Name, h.Want.Member.DataDir, h.aside()},
+			Label: "move the data aside", Script: h.memberScript(replacedScript), Args: []string{h.Want.Member.DataDir, h.aside()},
 		})
 		if err != nil {
 			return err
@@ -70,7 +70,7 @@ func PutReplacedAside(ctx context.Context, h *Host) error {
 			return err
 		}
 	} else if h.Facts.Unit.Running() { // and ends again and again
-		_, err := h.Remote.Run(ctx, remote.Command{Label: "stop " + h.unit().Name, Script: `systemctl stop "$1"`, Args: []string{h.unit().Name}})
+		_, err := h.Remote.Run(ctx, remote.Command{Label: "stop " + h.unit().Title(), Script: h.memberScript("unit_stop")})
 		if err != nil {
 			return err
 		}

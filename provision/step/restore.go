@@ -97,13 +97,13 @@ func (s *Restore) Upload(ctx context.Context, h *Host) error {
 // first of them loses its data, so that none serves what the others have not.
 func (s *Restore) Stop(ctx context.Context, r *Run) error {
 	return r.forAll(func(h *Host) *Error {
-		unit := h.unit().Name
+		unit := h.unit().Title()
 		stopped := !h.Facts.Unit.Loaded || h.Facts.Unit.Active == "inactive" || h.Facts.Unit.Active == "failed"
 		if stopped || s.continues(h) {
 			return nil
 		}
 		err := h.changeByScript(ctx, "stopped "+unit, remote.Command{
-			Label: "stop " + unit, Script: `systemctl stop "$1"`, Args: []string{unit},
+			Label: "stop " + unit, Script: h.memberScript("unit_stop"),
 		})
 		if err != nil {
 			return &Error{Step: h.step, Host: h.Name, Err: err}

@@ -267,19 +267,23 @@ func restartTogether(ctx context.Context, hosts []*Host) error {
 // restartMember stops the member, waits until it has, and has it started
 // again: whatever answers from then on is the new process.
 func restartMember(ctx context.Context, h *Host) error {
-	unit := h.unit().Name
+	unit := h.unit().Title()
 	err := h.changeByScript(ctx, "restarted "+unit, remote.Command{
 		Label:  "restart " + unit,
-		Script: `systemctl stop "$1" && rm -f ` + observed.RestartMark + ` && systemctl reset-failed "$1" 2>/dev/null; systemctl start --no-block "$1"`,
-		Args:   []string{unit},
+		Script: h.memberScript(`unit_stop && rm -f ` + observed.RestartMark + ` && unit_start`),
 	})
 	h.restart = h.restart && err != nil
 	if err != nil {
 		return err
 	}
-	// systemd counts restarts anew, or goes on: either way, from here.
+	h.countRestarts(ctx)
+	return nil
+}
+
+// countRestarts remembers how often the member was restarted by whoever runs it,
+// which is no fault of what comes after.
+func (h *Host) countRestarts(ctx context.Context) {
 	if now, err := unitFact(ctx, h); err == nil {
 		h.Facts.Unit.Restarts = now.Restarts
 	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"muster/provision/observed"
 	"muster/provision/plan"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // Programs supplies the programs to install.
@@ -22,6 +23,9 @@ type Programs interface {
 	// Find returns a program for linux on an architecture, as Go names it.
 	// The source is the path the inventory gives, usually empty.
 	Find(ctx context.Context, program, source, arch string) (*remote.Payload, error)
+	// Image returns the container image of the server, as a tar archive, and its
+	// name. The source is the path of the server that the inventory gives.
+	Image(ctx context.Context, source, arch string) (name string, image *remote.Payload, err error)
 }
 
 // Run is one operation on one cluster: what its steps share.
@@ -57,6 +61,7 @@ type Run struct {
 	replacedID uint64                       // of the member that makes room
 	saved      bool                         // a snapshot precedes the changes
 	bootstraps map[string]desired.Bootstrap // by host, where they are not Founding
+	images     map[string]string            // of the containers, by host; see nameImages
 	hooks      hookState
 	sealed     bool // the cluster refuses writes on purpose, see Adopt
 }
@@ -165,5 +170,8 @@ func (h *Host) changeByScript(ctx context.Context, sentence string, c remote.Com
 // warn tells something that does not stop the operation.
 func (h *Host) warn(text string) { h.run.report(Warning, h.step, h.Name, text) }
 
-// unit is the systemd unit of the host's member.
+// unit is what the host runs its member by.
 func (h *Host) unit() desired.Unit { return h.Want.Units[0] }
+
+// memberScript is a script that may call the functions of package runner.
+func (h *Host) memberScript(text string) string { return runner.Functions(h.Want) + text }

@@ -24,13 +24,19 @@ func StartMembers(ctx context.Context, r *Run) error {
 }
 
 func startMember(ctx context.Context, h *Host) error {
-	unit := h.unit().Name
+	unit := h.unit().Title()
 	err := h.changeByScript(ctx, "started "+unit, remote.Command{
 		Label:  "start " + unit,
-		Script: `systemctl reset-failed "$1" 2>/dev/null; rm -f ` + observed.RestartMark + `; systemctl start --no-block "$1"`,
-		Args:   []string{unit},
+		Script: h.memberScript(`rm -f ` + observed.RestartMark + `; unit_start`),
 	})
 	h.restart = h.restart && err != nil
-	h.Facts.Unit.Restarts = 0 // reset-failed sets it back
-	return err
+	if err != nil {
+		return err
+	}
+	if h.unit().IsPod() { // the kubelet goes on counting
+		h.countRestarts(ctx)
+	} else {
+		h.Facts.Unit.Restarts = 0
+	}
+	return nil
 }

@@ -140,7 +140,7 @@ func (r *Run) foretell() {
 
 // outfit makes what each host should have from what the run knows.
 func (r *Run) outfit() error {
-	want, err := desired.ForMembers(r.Cluster, r.Bundle, r.bootstraps)
+	want, err := desired.ForMembers(r.Cluster, r.Bundle, desired.Known{Bootstraps: r.bootstraps, Images: r.images})
 	if err != nil {
 		return err
 	}

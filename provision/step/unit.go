@@ -7,7 +7,8 @@ import (
 )
 
 // InstallUnit places the unit file once systemd has found nothing wrong with
-// it, and lets systemd start the member at boot. It runs after everything the
+// it, and lets systemd start the member at boot. The manifest of a static pod is
+// placed where the kubelet does not look yet. It runs after everything the
 // unit needs is in place: a host that reboots half-way starts nothing that is
 // not whole.
 //
@@ -29,14 +30,14 @@ func InstallUnit(ctx context.Context, h *Host) error {
 		reload = reload || changed
 	}
 	enable := unit.Enabled && !h.Facts.Unit.Enabled
-	if reload && !enable { // enabling reloads
-		if _, err := h.Remote.Run(ctx, remote.Command{Label: "reload systemd", Script: "systemctl daemon-reload"}); err != nil {
+	if reload && !enable && !unit.IsPod() { // enabling reloads
+		if _, err := h.Remote.Run(ctx, remote.Command{Label: "reload " + unit.Title(), Script: h.memberScript("unit_reload")}); err != nil {
 			return err
 		}
 	}
 	if enable {
 		return h.changeByScript(ctx, "enabled "+unit.Name, remote.Command{
-			Label: "enable " + unit.Name, Script: `systemctl enable "$1"`, Args: []string{unit.Name},
+			Label: "enable " + unit.Name, Script: h.memberScript("unit_enable"),
 		})
 	}
 	return nil
