@@ -2,12 +2,15 @@ package pki
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/cloudflare/cfssl/helpers"
 )
 
 // File is one file of an export.
@@ -36,7 +39,7 @@ func (s *Store) Export(dir string, files []File) (changed []string, err error) {
 	}
 	for _, f := range files {
 		if f.Name == caCert {
-			if err := checkReplaced(s.dir, filepath.Join(dir, f.Name), f.Content); err != nil {
+			if err := s.checkReplaced(filepath.Join(dir, f.Name)); err != nil {
 				return nil, err
 			}
 		}
@@ -66,7 +69,7 @@ func (s *Store) Export(dir string, files []File) (changed []string, err error) {
 }
 
 // checkReplaced refuses to replace a CA that was never this cluster's.
-func checkReplaced(own, path string, bundle []byte) error {
+func (s *Store) checkReplaced(path string) error {
 	have, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -74,28 +77,42 @@ func checkReplaced(own, path string, bundle []byte) error {
 	if err != nil {
 		return err
 	}
-	ours, err := parseCAs(bundle)
-	if err != nil {
+	ours, err := s.Ours(have)
+	if err != nil || ours {
 		return err
-	}
-	archived, err := filepath.Glob(filepath.Join(own, archiveDir, "*.crt"))
-	if err != nil {
-		return err
-	}
-	for _, name := range archived {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		if old, err := parseCAs(text); err == nil {
-			ours = append(ours, old...)
-		}
-	}
-	theirs, _ := parseCAs(have) // what is no CA is not to be replaced either
-	for _, cert := range theirs {
-		if slices.ContainsFunc(ours, cert.Equal) {
-			return nil
-		}
 	}
 	return &Error{fmt.Errorf("%s is not of this cluster's CA; it is not replaced", path), "name another directory, or move the file away"}
+}
+
+// Ours says that a text in PEM has the certificate of one of this cluster's
+// CAs, past ones included, or one that such a CA has signed.
+func (s *Store) Ours(text []byte) (bool, error) {
+	names, err := filepath.Glob(filepath.Join(s.dir, archiveDir, "*.crt"))
+	if err != nil {
+		return false, err
+	}
+	var ours []*x509.Certificate
+	for _, name := range append(names, filepath.Join(s.dir, caCert), filepath.Join(s.dir, retiredCert)) {
+		cas, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if certs, err := parseCAs(cas); err == nil {
+			ours = append(ours, certs...)
+		}
+	}
+	theirs, err := helpers.ParseCertificatesPEM(text)
+	if err != nil {
+		return false, nil //nolint:nilerr // what is no certificate is not ours
+	}
+	for _, cert := range theirs {
+		of := func(ca *x509.Certificate) bool { return cert.Equal(ca) || cert.CheckSignatureFrom(ca) == nil }
+		if slices.ContainsFunc(ours, of) {
+			return true, nil
+		}
+	}
+	return false, nil
 }

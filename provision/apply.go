@@ -15,11 +15,13 @@ import (
 // The lock comes before the facts so that they cannot change any more, and
 // preflight comes before everything that outlives the run. While somebody
 // thinks about the plan nothing is locked: what was seen then is seen again.
-func applySteps(o Options) []step.Step {
+func applySteps(o Options, cluster *inventory.Cluster) []step.Step {
+	look, deliver := apiServerSteps(cluster)
 	steps := []step.Step{step.EachHost("connect", step.Connect)}
 	if o.Confirm != nil {
+		steps = append(steps, step.EachHost("look", step.LookOnly))
+		steps = append(steps, look...)
 		steps = append(steps,
-			step.EachHost("look", step.LookOnly),
 			step.Together("survey", step.Survey),
 			step.Together("preflight", step.Preflight),
 			step.Together("plan", step.MakePlan),
@@ -29,13 +31,16 @@ func applySteps(o Options) []step.Step {
 	steps = append(steps,
 		step.Together("lock", step.Lock),
 		step.EachHost("facts", step.GatherFacts),
+	)
+	steps = append(steps, look...)
+	steps = append(steps,
 		step.Together("survey", step.Survey),
 		step.Together("preflight", step.Preflight),
 		step.Together("plan", step.MakePlan),
 		step.Together("compare", step.Agreed(o.Approved)),
 		step.Together("show", step.Show(o.Show)),
 	)
-	return append(steps,
+	steps = append(steps,
 		step.Together("certificates", step.MakeCertificates),
 		step.EachHost("account", step.MakeAccount),
 		step.EachHost("directories", step.MakeDirectories),
@@ -52,6 +57,19 @@ func applySteps(o Options) []step.Step {
 		step.Together("verify", step.Verify),
 		step.EachHost("tidy images", step.TidyImages),
 	)
+	return append(steps, deliver...)
+}
+
+// apiServerSteps are those that look at the machines with a kube-apiserver, and
+// those that bring them what they need of a cluster that has been verified.
+func apiServerSteps(cluster *inventory.Cluster) (look, deliver []step.Step) {
+	if len(cluster.APIServers()) == 0 {
+		return nil, nil
+	}
+	return []step.Step{step.Together("look at kube-apiservers", step.LookAtAPIServers)}, []step.Step{
+		step.Together("deliver", step.Deliver),
+		step.Together("reach", step.VerifyAPIServers),
+	}
 }
 
 // Report is the outcome of an Apply that succeeded.
@@ -97,7 +115,7 @@ func apply(ctx context.Context, cluster *inventory.Cluster, o Options, replaces 
 	}
 	r.Replaces = replaces
 	defer finish(r)
-	if err := r.Do(ctx, applySteps(o)...); err != nil {
+	if err := r.Do(ctx, applySteps(o, cluster)...); err != nil {
 		if errors.Is(err, step.ErrDeclined) {
 			return nil, ErrDeclined
 		}

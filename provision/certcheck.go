@@ -76,7 +76,7 @@ func CheckCertificates(ctx context.Context, cluster *inventory.Cluster, o Option
 	if err != nil {
 		return nil, err
 	}
-	found := make([]hostCertificates, len(r.Hosts))
+	found := make([]hostCertificates, len(r.Hosts)+len(r.APIServers))
 	unreachable := reach(ctx, r)
 	var wg sync.WaitGroup
 	for i, h := range r.Hosts {
@@ -86,6 +86,10 @@ func CheckCertificates(ctx context.Context, cluster *inventory.Cluster, o Option
 			continue
 		}
 		wg.Go(func() { found[i].look(ctx, h, in) })
+	}
+	for i, a := range r.APIServers {
+		a.Want = desired.ForAPIServer(a.Name, in.Bundle)
+		wg.Go(func() { found[len(r.Hosts)+i].lookAtAPIServer(ctx, a, in) })
 	}
 	wg.Wait()
 	for _, f := range found {
@@ -137,6 +141,19 @@ func (c *hostCertificates) look(ctx context.Context, h *step.Host, in *pki.Inspe
 		c.problems = append(c.problems, err.Error())
 		return
 	}
+	c.served(ctx, h, in, c.installed(h, in))
+}
+
+func (c *hostCertificates) lookAtAPIServer(ctx context.Context, a *step.Host, in *pki.Inspection) {
+	if err := step.LookAtAPIServer(ctx, a); err != nil {
+		c.problems = append(c.problems, fmt.Sprintf("%s: host not reached: %v", a.Name, err))
+		return
+	}
+	c.installed(a, in)
+}
+
+// installed judges the files of a host. It returns them by name.
+func (c *hostCertificates) installed(h *step.Host, in *pki.Inspection) map[string]pki.Certificate {
 	installed := map[string]pki.Certificate{}
 	for _, f := range h.Want.Files {
 		name, ext := strings.TrimSuffix(path.Base(f.Path), path.Ext(f.Path)), path.Ext(f.Path)
@@ -165,7 +182,7 @@ func (c *hostCertificates) look(ctx context.Context, h *step.Host, in *pki.Inspe
 		installed[name] = one
 		c.certificates = append(c.certificates, FoundCertificate{Certificate: one, Place: PlaceHost, On: h.Name})
 	}
-	c.served(ctx, h, in, installed)
+	return installed
 }
 
 // keyProblem compares the key beside a certificate with the workstation's: by

@@ -11,13 +11,14 @@ import (
 )
 
 // openSteps is how every operation on certificates begins.
-func openSteps() []step.Step {
-	return []step.Step{
+func openSteps(cluster *inventory.Cluster) []step.Step {
+	look, _ := apiServerSteps(cluster)
+	steps := append([]step.Step{
 		step.EachHost("connect", step.Connect),
 		step.Together("lock", step.Lock),
 		step.EachHost("facts", step.LookOnly),
-		step.Together("preflight", step.CheckMembers),
-	}
+	}, look...)
+	return append(steps, step.Together("preflight", step.CheckMembers))
 }
 
 // Renewal says which leaves are made anew. The zero value means those that
@@ -54,11 +55,13 @@ type CertificateReport struct {
 // others hold the quorum.
 func RenewCertificates(ctx context.Context, cluster *inventory.Cluster, o Options, which Renewal) (*CertificateReport, error) {
 	return certificates(ctx, "certs renew", cluster, o, func(r *step.Run) error {
-		return r.Do(ctx, append(openSteps(),
+		_, deliver := apiServerSteps(cluster)
+		steps := append(openSteps(cluster),
 			step.Together("certificates", step.RenewCertificates(which.due)),
 			step.Together("take up", step.RollCertificates),
 			step.Together("ready", step.AwaitReady),
-			step.Together("verify", step.Verify))...)
+			step.Together("verify", step.Verify))
+		return r.Do(ctx, append(steps, deliver...)...)
 	})
 }
 
@@ -70,9 +73,10 @@ func RenewCertificates(ctx context.Context, cluster *inventory.Cluster, o Option
 // that has expired there is no cluster to verify until it has new certificates.
 func RotateCA(ctx context.Context, cluster *inventory.Cluster, o Options, until pki.Phase) (*CertificateReport, error) {
 	return certificates(ctx, "certs rotate-ca", cluster, o, func(r *step.Run) error {
-		if err := r.Do(ctx, append(openSteps(), step.Together("new CA", step.StartRotation))...); err != nil {
+		if err := r.Do(ctx, append(openSteps(cluster), step.Together("new CA", step.StartRotation))...); err != nil {
 			return err
 		}
+		_, deliver := apiServerSteps(cluster)
 		healthy := []step.Step{step.Together("ready", step.AwaitReady), step.Together("verify", step.Verify)}
 		if !r.Rotation.Expired {
 			if err := r.Do(ctx, healthy...); err != nil {
@@ -90,15 +94,15 @@ func RotateCA(ctx context.Context, cluster *inventory.Cluster, o Options, until 
 				step.Together("drop the old CA", step.DropOldCA),
 			}},
 		} {
-			if r.Rotation.Phase == pki.Issuing && phase.phase == pki.Trusting || r.Rotation.Phase == pki.Dropping && phase.phase != pki.Dropping {
-				continue // an earlier run has proved it
-			}
-			steps := phase.steps
-			if !r.Rotation.Expired || phase.phase != pki.Trusting {
-				steps = append(steps, healthy...)
-			}
-			if err := r.Do(ctx, steps...); err != nil {
-				return err
+			proved := r.Rotation.Phase == pki.Issuing && phase.phase == pki.Trusting || r.Rotation.Phase == pki.Dropping && phase.phase != pki.Dropping
+			if !proved { // by an earlier run
+				steps := phase.steps
+				if !r.Rotation.Expired || phase.phase != pki.Trusting {
+					steps = append(steps, healthy...)
+				}
+				if err := r.Do(ctx, append(steps, deliver...)...); err != nil {
+					return err
+				}
 			}
 			if phase.phase == until {
 				return nil

@@ -3,12 +3,15 @@ package provision
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"muster/pki"
+	"muster/provision/desired"
 	"muster/provision/inventory"
+	"muster/provision/plan"
 	"muster/provision/probe"
 	"muster/provision/step"
 )
@@ -83,11 +86,15 @@ func Doctor(ctx context.Context, cluster *inventory.Cluster, o Options) (*Checku
 	r.Bundle.CA, r.Bundle.HealthcheckClient = ca, client
 	d := &doctor{run: r, checkup: Checkup{Cluster: cluster.Name, Findings: []Finding{}}}
 	d.reach(ctx)
+	d.reachAPIServers(ctx)
 	if err := d.examine(ctx); err != nil {
 		return nil, err
 	}
 	if pkiErr == nil {
 		d.members(ctx)
+		if err := d.fromAPIServers(ctx); err != nil {
+			return nil, err
+		}
 	}
 	d.measure(ctx)
 	return &d.checkup, ctx.Err()
@@ -134,6 +141,58 @@ func (d *doctor) reach(ctx context.Context) {
 		}
 		d.checkup.Hosts = append(d.checkup.Hosts, check)
 	}
+}
+
+// reachAPIServers is reach for the machines with a kube-apiserver.
+func (d *doctor) reachAPIServers(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, a := range d.run.APIServers {
+		wg.Go(func() {
+			if err := step.LookAtAPIServer(ctx, a); err != nil {
+				d.findText(a.Name, err.Error())
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// fromAPIServers asks the members that run from the machines with a
+// kube-apiserver, as that would, and looks at what it would do so with.
+func (d *doctor) fromAPIServers(ctx context.Context) error {
+	if len(d.run.APIServers) == 0 {
+		return nil
+	}
+	in, err := d.run.PKI.Inspect(desired.Certificates(d.run.Cluster))
+	if err != nil {
+		return err
+	}
+	running := map[string]bool{}
+	for _, h := range d.run.Hosts {
+		running[h.Name] = h.Remote != nil && h.Facts.Unit.Active == "active"
+	}
+	var wg sync.WaitGroup
+	for _, a := range d.run.APIServers {
+		if a.Remote == nil {
+			continue
+		}
+		wg.Go(func() {
+			missing := func(c plan.Change) bool { return c.Kind != plan.Directory }
+			if changes := (plan.Host{Want: desired.ForAPIServer(a.Name, in.Bundle), Have: a.Facts}).CompareFiles(); slices.ContainsFunc(changes, missing) {
+				d.find(a.Name, "the certificates for its kube-apiserver are not the cluster's", "muster plan says what differs; muster apply delivers them")
+			}
+			unreached, err := step.Reach(ctx, a, in.Bundle)
+			if err != nil {
+				d.find(a.Name, "it was not looked whether the members can be reached from there: "+err.Error(), "muster certs check")
+			}
+			for _, u := range unreached {
+				if running[u.Member] {
+					d.find(a.Name+" -> "+u.Member, "the member cannot be used from there: "+u.Err.Error(), u.Remedy())
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return nil
 }
 
 // looked says that the host's facts are known.

@@ -27,7 +27,8 @@ func (d *doctor) examine(ctx context.Context) error {
 		return err
 	}
 	for _, p := range problems {
-		if d.looked(slices.IndexFunc(d.run.Hosts, func(h *step.Host) bool { return h.Name == p.Host })) {
+		at := slices.IndexFunc(d.run.Hosts, func(h *step.Host) bool { return h.Name == p.Host })
+		if at < 0 || d.looked(at) { // with a kube-apiserver alone, or a controller
 			d.findText(p.Host, p.Text)
 		}
 	}

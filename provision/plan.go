@@ -10,14 +10,17 @@ import (
 
 // planSteps is what Plan does, in order: Apply without everything that leaves
 // a trace.
-func planSteps() []step.Step {
-	return []step.Step{
+func planSteps(cluster *inventory.Cluster) []step.Step {
+	look, _ := apiServerSteps(cluster)
+	steps := append([]step.Step{
 		step.EachHost("connect", step.Connect),
 		step.EachHost("look", step.LookOnly),
+	}, look...)
+	return append(steps,
 		step.Together("survey", step.Survey),
 		step.Together("preflight", step.Preflight),
 		step.Together("plan", step.MakePlan),
-	}
+	)
 }
 
 // Plan says what Apply would do. It only reads: on the hosts no file is made,
@@ -30,7 +33,7 @@ func Plan(ctx context.Context, cluster *inventory.Cluster, o Options) (*plan.Pla
 		return nil, err
 	}
 	defer finish(r)
-	if err := r.Do(ctx, planSteps()...); err != nil {
+	if err := r.Do(ctx, planSteps(cluster)...); err != nil {
 		return nil, diagnose(ctx, r, err)
 	}
 	return r.Plan, nil

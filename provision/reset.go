@@ -21,16 +21,22 @@ type ResetOptions struct {
 }
 
 // resetSteps is what Reset does, in order.
-func resetSteps(o ResetOptions) []step.Step {
-	steps := []step.Step{
+func resetSteps(o ResetOptions, cluster *inventory.Cluster) []step.Step {
+	look, _ := apiServerSteps(cluster)
+	steps := append([]step.Step{
 		step.EachHost("connect", step.Connect),
 		step.Together("lock", step.Lock),
 		step.EachHost("facts", step.GatherFacts),
+	}, look...)
+	steps = append(steps,
 		step.Together("preflight", step.CheckRemoval(o.Data)),
 		step.Together("confirm", step.Confirm(o.Data, o.Confirm)),
 		step.EachHost("backups", step.RemoveBackup),
 		step.EachHost("stop", step.StopMember),
 		step.EachHost("files", step.RemoveFiles),
+	)
+	if len(look) > 0 {
+		steps = append(steps, step.Together("delivered files", step.RemoveDelivered))
 	}
 	if o.Data {
 		steps = append(steps, step.EachHost("data", step.RemoveData))
@@ -49,7 +55,7 @@ func Reset(ctx context.Context, cluster *inventory.Cluster, o Options, reset Res
 		return 0, err
 	}
 	defer finish(r)
-	if err := r.Do(ctx, resetSteps(reset)...); err != nil {
+	if err := r.Do(ctx, resetSteps(reset, cluster)...); err != nil {
 		if errors.Is(err, ErrDeclined) {
 			return 0, ErrDeclined
 		}

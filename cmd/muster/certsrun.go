@@ -161,7 +161,9 @@ with by the same command.
 After "trust" and before "issue", other clients, such as a kube-apiserver, need
 the ca.crt of this workstation, which holds both CAs; after "issue" and before
 "drop" they need certificates of the new CA (muster certs export). Without --yes
-rotate-ca stops for that and asks; --until says where to end.
+rotate-ca stops for that and asks; --until says where to end. The machines that
+the inventory lists under kubernetes.apiservers are given the files in both cases;
+a kube-apiserver reads ca.crt when it starts, and the rest when it connects.
 
 The old CA's key is not needed: rotate-ca is also the way when it is lost.`,
 		Args: noArguments,
@@ -202,7 +204,7 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 			return err
 		}
 		advice := afterPhase(cluster, report.Phase)
-		if advice == "" || c.wantsJSON() {
+		if advice == "" || c.wantsJSON() || stop != "" && report.Phase != stop { // an earlier run has asked
 			continue
 		}
 		fmt.Fprintf(c.out, "\n%s\n", advice)
@@ -217,10 +219,19 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 
 // afterPhase says what is to be done by hand before the next phase.
 func afterPhase(cluster *inventory.Cluster, phase pki.Phase) string {
-	switch phase {
-	case pki.Trusting:
+	var names []string
+	for _, a := range cluster.APIServers() {
+		names = append(names, a.Name)
+	}
+	delivered := strings.Join(names, ", ")
+	switch {
+	case phase == pki.Trusting && delivered != "":
+		return fmt.Sprintf("every member trusts both CAs, and %s has the file with both. Now restart every kube-apiserver, which reads\nit at its start, and give %s/ca.crt to every other client; then muster certs rotate-ca goes on", delivered, cluster.PKI.Dir)
+	case phase == pki.Trusting:
 		return fmt.Sprintf("every member trusts both CAs. Now give %s/ca.crt, which holds both, to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on", cluster.PKI.Dir)
-	case pki.Issuing:
+	case phase == pki.Issuing && delivered != "":
+		return fmt.Sprintf("every member serves certificates of the new CA, and %s has a client's, which a kube-apiserver takes up by\nitself. Now give new ones to every other client; then muster certs rotate-ca goes on and drops the old CA", delivered)
+	case phase == pki.Issuing:
 		return "every member serves certificates of the new CA. Now give new certificates to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on and drops the old CA"
 	}
 	return ""

@@ -26,8 +26,7 @@ const RestartMark = "/run/muster.restart"
 // the host should have. The functions of package runner go before it.
 const script = `datadir=$1 tools=$2 user=$3 group=$4 record=$5 probe=$6 images=$7
 shift 7
-say() { printf '%s|%s\n' "$1" "$2"; }
-free() {
+` + sayScript + `free() {
 	dir=$2
 	while [ ! -d "$dir" ]; do dir=${dir%/*}; dir=${dir:-/}; done
 	say free "$1 $(df -Pk "$dir" | tail -n 1)"
@@ -47,23 +46,7 @@ say timer "$(systemctl is-active ` + desired.BackupTimer + ` 2>/dev/null)"
 say timer "$(systemctl is-enabled ` + desired.BackupTimer + ` 2>/dev/null)"
 command -v ss >/dev/null 2>&1 || say sockets unknown
 ss -Hltnp 2>/dev/null | while read -r line; do say socket "$line"; done
-stat -c 'file|%F|%a|%U|%G|%n' -- "$@" 2>/dev/null
-for path in "$@"; do
-	[ -L "$path" ] && say link "$(readlink "$path")|$path"
-done
-sha256sum -- "$@" 2>/dev/null | while read -r sum path; do say sha256 "$sum|$path"; done
-for path in "$@"; do
-	case $path in
-	*.crt | *.service | *.timer | *.yaml)
-		if [ -f "$path" ]; then
-			say text "$path"
-			head -c 65536 "$path"
-			printf '\nend of text|%s\n' "$path"
-		fi
-		;;
-	esac
-done
-free data "$datadir"
+` + filesScript + `free data "$datadir"
 free programs /usr/local/bin
 free uploads /var/tmp
 if [ -L "$datadir" ]; then
@@ -86,6 +69,28 @@ say restoring "$(cat ` + RestoringPath + ` 2>/dev/null)"
 say adoption "$(cat ` + AdoptionPath + ` 2>/dev/null)"
 [ -e ` + RestartMark + ` ] && say restart yes
 say clock "$(date +%s%N)"
+`
+
+const sayScript = `say() { printf '%s|%s\n' "$1" "$2"; }
+`
+
+// filesScript tells of the files, directories and links that its arguments name.
+const filesScript = `stat -c 'file|%F|%a|%U|%G|%n' -- "$@" 2>/dev/null
+for path in "$@"; do
+	[ -L "$path" ] && say link "$(readlink "$path")|$path"
+done
+sha256sum -- "$@" 2>/dev/null | while read -r sum path; do say sha256 "$sum|$path"; done
+for path in "$@"; do
+	case $path in
+	*.crt | *.service | *.timer | *.yaml)
+		if [ -f "$path" ]; then
+			say text "$path"
+			head -c 65536 "$path"
+			printf '\nend of text|%s\n' "$path"
+		fi
+		;;
+	esac
+done
 `
 
 // requiredTools are the commands a host must have beyond the shell's own.
@@ -129,19 +134,38 @@ func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe boo
 	if want.Backup != nil {
 		args = append(args, want.Backup.Directory.Path)
 	}
+	facts, err := ask(ctx, host, want.Name, functions+script, args)
+	if err == nil && want.Units[0].IsPod() && facts.Unit.NeedsReload { // a kubelet reloads by itself: it was given another one
+		facts.RestartPending = true
+	}
+	return facts, err
+}
+
+func ask(ctx context.Context, host *remote.Host, name, script string, args []string) (Facts, error) {
 	begin := time.Now()
 	result, err := host.Run(ctx, remote.Command{
-		Label: "read the facts", Script: functions + script, Args: args, AsLogin: host.Privilege().Problem != "",
+		Label: "read the facts", Script: script, Args: args, AsLogin: host.Privilege().Problem != "",
 	})
 	if err != nil {
 		return Facts{}, err
 	}
 	facts, err := parseFacts(result.Stdout, begin, begin.Add(result.Elapsed))
 	if err != nil {
-		return Facts{}, fmt.Errorf("%s: read the facts: %w", want.Name, err)
-	}
-	if want.Units[0].IsPod() && facts.Unit.NeedsReload { // a kubelet reloads by itself: it was given another one
-		facts.RestartPending = true
+		return Facts{}, fmt.Errorf("%s: read the facts: %w", name, err)
 	}
 	return facts, nil
+}
+
+// GatherFiles asks a host about the files and directories it should have, and
+// its clock. Nothing on the host is touched.
+func GatherFiles(ctx context.Context, host *remote.Host, want desired.Host) (Facts, error) {
+	var args []string
+	for _, d := range want.Directories {
+		args = append(args, d.Path)
+	}
+	for _, f := range want.Files {
+		args = append(args, f.Path)
+	}
+	clock := "say clock \"$(date +%s%N)\"\n"
+	return ask(ctx, host, want.Name, sayScript+clock+filesScript+clock, args)
 }

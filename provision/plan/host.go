@@ -49,6 +49,17 @@ func (h Host) Compare() []Change {
 	return c.changes
 }
 
+// CompareFiles is Compare for a host that runs no member: its directories and
+// files alone.
+func (h Host) CompareFiles() []Change {
+	c := &comparison{Host: h}
+	c.directories()
+	for _, f := range h.Want.Files {
+		c.file(f)
+	}
+	return c.changes
+}
+
 // Restarts says whether changes restart a member.
 func Restarts(changes []Change) bool {
 	return slices.ContainsFunc(changes, func(c Change) bool { return c.Kind == Service && c.Action == Restart })
@@ -142,8 +153,8 @@ func (c *comparison) attributes(kind Kind, path string, have observed.FileFact, 
 
 // changed notes that the content at a path changes.
 func (c *comparison) changed(path string) {
-	if slices.Contains(c.Want.Units[0].RestartOn, path) {
-		c.stale = true
+	for _, u := range c.Want.Units {
+		c.stale = c.stale || slices.Contains(u.RestartOn, path)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -273,6 +274,14 @@ func (s *sshServer) forward(ctx context.Context, c ssh.NewChannel) {
 	}
 	if ip := net.ParseIP(to.Host); to.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		_ = c.Reject(ssh.Prohibited, "practice host: only loopback addresses can be reached") // as above
+		return
+	}
+	switch f := s.host.faults.get(); {
+	case f.NoForwarding:
+		_ = c.Reject(ssh.Prohibited, "open failed") // as above
+		return
+	case slices.Contains(f.Unreachable, int(to.Port)):
+		_ = c.Reject(ssh.ConnectionFailed, "No route to host") // as above
 		return
 	}
 	var d net.Dialer

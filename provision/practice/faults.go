@@ -44,6 +44,10 @@ type Faults struct {
 	// RefuseConnections closes every new connection before the SSH
 	// handshake. Connections that exist live on.
 	RefuseConnections bool
+	// NoForwarding is an sshd with AllowTcpForwarding no.
+	NoForwarding bool
+	// Unreachable are ports that no connection from the host is let pass to.
+	Unreachable []int
 	// ChangedHostKey shows another host key than the host's own.
 	ChangedHostKey bool
 }

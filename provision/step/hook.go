@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,6 +104,9 @@ func (r *Run) beforeOperation(ctx context.Context) error {
 
 // beforeChange runs the hooks of a host that is about to be changed.
 func (h *Host) beforeChange(ctx context.Context) error {
+	if h.controller != nil {
+		return h.controller.beforeChange(ctx)
+	}
 	return h.hooks.change.do(func() error { return h.run.hook(ctx, before+"host", h) })
 }
 
@@ -142,7 +146,7 @@ func (r *Run) AfterHooks() {
 			r.report(Warning, "hook", host, err.Error())
 		}
 	}
-	for _, h := range r.Hosts {
+	for _, h := range slices.Concat(r.Hosts, r.APIServers) {
 		if h.hooks.upgrade.run {
 			run(after+"upgrade", h)
 		}

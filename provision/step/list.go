@@ -175,11 +175,14 @@ func (h *Host) take(ctx context.Context, s Step) error {
 
 // forAll calls do for every host, Concurrency at a time, and returns what
 // failed as Errors in the order of the inventory.
-func (r *Run) forAll(do func(*Host) *Error) error {
+func (r *Run) forAll(do func(*Host) *Error) error { return r.forEach(r.Hosts, do) }
+
+// forEach is forAll for some hosts.
+func (r *Run) forEach(hosts []*Host, do func(*Host) *Error) error {
 	slots := make(chan struct{}, max(1, r.Concurrency))
-	failed := make([]*Error, len(r.Hosts))
+	failed := make([]*Error, len(hosts))
 	var wg sync.WaitGroup
-	for i, h := range r.Hosts {
+	for i, h := range hosts {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()

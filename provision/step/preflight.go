@@ -101,7 +101,7 @@ func examine(r *Run, hosts []*Host) (*PreflightError, error) {
 			e.restoring()
 		}
 	}
-	return found, nil
+	return found, r.examineAPIServers(found)
 }
 
 // findPrograms has ready whatever any host may have to be given.
@@ -157,10 +157,8 @@ func (e examination) warnings() {
 }
 
 func (e examination) machine() {
-	f, p := e.Facts, e.Remote.Privilege()
-	if p.Problem != "" {
-		e.problem("%s cannot become root without a password (%s); allow it: echo '%s ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/muster, or log in as root", p.User, p.Problem, p.User)
-	}
+	e.privilege()
+	f := e.Facts
 	if f.Kernel != "Linux" || goArch(f.Machine) == "" {
 		e.problem("%s on %s is not supported; use Linux on amd64 (x86_64) or arm64 (aarch64)", f.Kernel, f.Machine)
 	}
@@ -173,6 +171,12 @@ func (e examination) machine() {
 	}
 	if len(f.MissingTools) > 0 {
 		e.problem("commands are missing: %s; install them (packages coreutils, util-linux, passwd, systemd)", strings.Join(f.MissingTools, ", "))
+	}
+}
+
+func (e examination) privilege() {
+	if p := e.Remote.Privilege(); p.Problem != "" {
+		e.problem("%s cannot become root without a password (%s); allow it: echo '%s ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/muster, or log in as root", p.User, p.Problem, p.User)
 	}
 }
 

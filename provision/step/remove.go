@@ -83,6 +83,11 @@ func CheckRemoval(withData bool) func(context.Context, *Run) error {
 				add("%s is a symbolic link; name the real directory as dataDir", h.Want.Member.DataDir)
 			}
 		}
+		for _, a := range r.APIServers {
+			if a.controller == nil {
+				examination{Host: a, found: &found}.privilege()
+			}
+		}
 		if len(found.Problems) > 0 {
 			return &found
 		}
@@ -100,6 +105,11 @@ func Confirm(withData bool, ask func(map[string][]string) (bool, error)) func(co
 		for _, h := range r.Hosts {
 			if lines := removalOf(h, withData); len(lines) > 0 {
 				removal[h.Name] = lines
+			}
+		}
+		for _, a := range r.APIServers {
+			if paths := deliveredTo(a); len(paths) > 0 {
+				removal[a.Name] = append(removal[a.Name], paths...)
 			}
 		}
 		if len(removal) == 0 {

@@ -35,6 +35,9 @@ func CheckMembers(_ context.Context, r *Run) error {
 			e.record(r.Cluster.PKI.Dir, trusted)
 		}
 	}
+	if err := r.examineAPIServers(&found); err != nil {
+		return err
+	}
 	if len(found.Problems) > 0 {
 		return &found
 	}

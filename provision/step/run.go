@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,9 +34,11 @@ type Run struct {
 	Operation string // "apply"
 	Cluster   *inventory.Cluster
 	Hosts     []*Host // in the order of the inventory
-	PKI       *pki.Store
-	Bundle    pki.Bundle
-	Rotation  pki.Rotation // of the CA, where an operation has one
+	// APIServers are the machines with a kube-apiserver. They run no member.
+	APIServers []*Host
+	PKI        *pki.Store
+	Bundle     pki.Bundle
+	Rotation   pki.Rotation // of the CA, where an operation has one
 	// Replaces names the host whose member is dead and makes room for a new
 	// one; empty for none.
 	Replaces string
@@ -66,9 +69,12 @@ type Run struct {
 	sealed     bool // the cluster refuses writes on purpose, see Adopt
 }
 
-// Host is one controller during a run.
+// Host is one controller during a run, or a machine with a kube-apiserver.
 type Host struct {
 	inventory.Host
+	// controller is the same machine as one with a kube-apiserver; nil when
+	// that is a machine of its own.
+	controller *Host
 	// Want is what the host should have. Until the certificates are made, the
 	// content of its files is not known, but their paths are.
 	Want desired.Host
@@ -94,6 +100,7 @@ func (r *Run) AddHosts(want []desired.Host) {
 	for i, h := range r.Cluster.Hosts {
 		r.Hosts = append(r.Hosts, &Host{Host: h, Want: want[i], run: r})
 	}
+	r.addAPIServers()
 }
 
 // Expected is what the members should say of each other.
@@ -111,10 +118,11 @@ func (r *Run) Changes() int { return int(r.changes.Load()) }
 
 // Close releases the locks and closes the connections.
 func (r *Run) Close() error {
-	errs := make([]error, len(r.Hosts))
+	all := slices.Concat(r.Hosts, r.APIServers)
+	errs := make([]error, len(all))
 	var wg sync.WaitGroup
-	for i, h := range r.Hosts {
-		if h.Remote == nil {
+	for i, h := range all {
+		if h.Remote == nil || h.controller != nil {
 			continue
 		}
 		wg.Go(func() {

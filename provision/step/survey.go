@@ -147,6 +147,7 @@ func (r *Run) outfit() error {
 	for i, h := range r.Hosts {
 		h.Want = want[i]
 	}
+	r.outfitAPIServers()
 	return nil
 }
 
@@ -183,6 +184,7 @@ func MakePlan(ctx context.Context, r *Run) error {
 		p.Hosts = append(p.Hosts, h.Name)
 		p.Changes = append(p.Changes, changes...)
 	}
+	r.planAPIServers(p)
 	moves, err := r.roster.members.Moves(r.wanted())
 	if err != nil {
 		return err
