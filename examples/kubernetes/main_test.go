@@ -45,6 +45,7 @@ func run(m *testing.M) int {
 		{"../..", "muster", "./cmd/muster"},
 		{"../..", "musterd", "./cmd/musterd"},
 		{"../..", "musterctl", "./cmd/musterctl"},
+		{".", "pause", "./pause"},
 		{".", "etcd", "go.etcd.io/etcd/server/v3"},
 		{".", "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
 		{".", "kubeadm", "k8s.io/kubernetes/cmd/kubeadm"},

@@ -5,6 +5,10 @@
 LAB_NAME=${MUSTER_LAB_NAME:-muster-lab}
 LAB_NET=${MUSTER_LAB_NET:-10.77.0}
 
+# The hosts of a control plane have a container runtime, and wait for a kubelet:
+#   MUSTER_LAB_KIND=kubernetes examples/lab/up
+LAB_KIND=${MUSTER_LAB_KIND:-plain}
+
 LAB_DIR=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 LAB_STATE=$LAB_DIR/.state
 STATE=$LAB_STATE/$LAB_NAME
