@@ -54,6 +54,10 @@ func main() {
 	if ok {
 		os.Exit(runV2(newV2(lenient, ctlv2.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}), args))
 	}
+	if err := presentCertificates(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(cobrautl.ExitError)
+	}
 	ctlv3.MustStart() // reads os.Args, and exits when it fails
 }
 

@@ -122,7 +122,12 @@ func build(p Programs) (v1.Image, error) {
 	file = file.DeepCopy()
 	file.OS, file.Architecture, file.Created = "linux", p.Architecture, v1.Time{Time: time.Unix(0, 0).UTC()}
 	file.Config = v1.Config{
-		Env: []string{"PATH=/usr/local/bin:/bin"},
+		Env: []string{
+			"PATH=/usr/local/bin:/bin",
+			// Where kubeadm's pod has its certificates: "etcdctl get /" in the pod
+			// needs no flags.
+			"MUSTERCTL_CERTIFICATES=/etc/kubernetes/pki/etcd",
+		},
 		Cmd: []string{"/usr/local/bin/etcd"},
 	}
 	return mutate.ConfigFile(with, file)
