@@ -63,7 +63,7 @@ func applySteps(o Options, cluster *inventory.Cluster) []step.Step {
 // apiServerSteps are those that look at the machines with a kube-apiserver, and
 // those that bring them what they need of a cluster that has been verified.
 func apiServerSteps(cluster *inventory.Cluster) (look, deliver []step.Step) {
-	if len(cluster.APIServers()) == 0 {
+	if len(cluster.Callers()) == 0 {
 		return nil, nil
 	}
 	return []step.Step{step.Together("look at kube-apiservers", step.LookAtAPIServers)}, []step.Step{

@@ -88,7 +88,7 @@ func CheckCertificates(ctx context.Context, cluster *inventory.Cluster, o Option
 		wg.Go(func() { found[i].look(ctx, h, in) })
 	}
 	for i, a := range r.APIServers {
-		a.Want = desired.ForAPIServer(a.Name, in.Bundle)
+		a.Want = a.Wanted(in.Bundle)
 		wg.Go(func() { found[len(r.Hosts)+i].lookAtAPIServer(ctx, a, in) })
 	}
 	wg.Wait()

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -71,7 +72,45 @@ func RenewCertificates(ctx context.Context, cluster *inventory.Cluster, o Option
 // It stops after the phase given, for what else has to be told of the new CA,
 // and goes on from wherever an earlier run has stopped or was killed. With a CA
 // that has expired there is no cluster to verify until it has new certificates.
+//
+// It is for a cluster without siblings: a CA of several is replaced in all of
+// them together, see RotateSharedCA.
 func RotateCA(ctx context.Context, cluster *inventory.Cluster, o Options, until pki.Phase) (*CertificateReport, error) {
+	if siblings := cluster.Siblings(); len(siblings) > 0 {
+		return nil, fmt.Errorf("cluster %s shares its CA with cluster %s, and alone it cannot get another one", cluster.Name, siblings[0].Name)
+	}
+	return rotate(ctx, cluster, o, until)
+}
+
+// RotateSharedCA is RotateCA for the CA of clusters that are siblings, all of
+// them: a phase has ended in each before the next one begins in any. The
+// reports are in the order of the clusters.
+func RotateSharedCA(ctx context.Context, clusters []*inventory.Cluster, options func(*inventory.Cluster) Options, until pki.Phase) ([]*CertificateReport, error) {
+	reports := make([]*CertificateReport, len(clusters))
+	for _, phase := range []pki.Phase{pki.Trusting, pki.Issuing, pki.Dropping} {
+		for i, c := range clusters {
+			stop := phase
+			if last := i == len(clusters)-1; until == "" && phase == pki.Dropping && last {
+				stop = "" // nobody trusts the old CA any more
+			}
+			report, err := rotate(ctx, c, options(c), stop)
+			if err != nil {
+				return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
+			}
+			if earlier := reports[i]; earlier != nil {
+				report.Changes += earlier.Changes
+				report.Elapsed += earlier.Elapsed
+			}
+			reports[i] = report
+		}
+		if phase == until {
+			break
+		}
+	}
+	return reports, nil
+}
+
+func rotate(ctx context.Context, cluster *inventory.Cluster, o Options, until pki.Phase) (*CertificateReport, error) {
 	return certificates(ctx, "certs rotate-ca", cluster, o, func(r *step.Run) error {
 		if err := r.Do(ctx, append(openSteps(cluster), step.Together("new CA", step.StartRotation))...); err != nil {
 			return err

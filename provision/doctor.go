@@ -177,7 +177,7 @@ func (d *doctor) fromAPIServers(ctx context.Context) error {
 		}
 		wg.Go(func() {
 			missing := func(c plan.Change) bool { return c.Kind != plan.Directory }
-			if changes := (plan.Host{Want: desired.ForAPIServer(a.Name, in.Bundle), Have: a.Facts}).CompareFiles(); slices.ContainsFunc(changes, missing) {
+			if changes := (plan.Host{Want: a.Wanted(in.Bundle), Have: a.Facts}).CompareFiles(); slices.ContainsFunc(changes, missing) {
 				d.find(a.Name, "the certificates for its kube-apiserver are not the cluster's", "muster plan says what differs; muster apply delivers them")
 			}
 			unreached, err := step.Reach(ctx, a, in.Bundle)

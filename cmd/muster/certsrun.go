@@ -165,6 +165,8 @@ rotate-ca stops for that and asks; --until says where to end. The machines that
 the inventory lists under kubernetes.apiservers are given the files in both cases;
 a kube-apiserver reads ca.crt when it starts, and the rest when it connects.
 
+The clusters of one file that have one pki.dir go through each phase together.
+
 The old CA's key is not needed: rotate-ca is also the way when it is lost.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.rotate(cmd.Context(), flags, until) },
@@ -186,25 +188,24 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 	if until == "" && !flags.yes && !c.canPrompt() {
 		return &usageError{errors.New("rotate-ca asks before other clients are affected, and nobody can answer"), "say --until trust to end before that, or --yes"}
 	}
-	cluster, err := c.loadInventory()
+	clusters, err := c.loadInventories()
 	if err != nil {
+		return err
+	}
+	if err := ofOneCA(clusters); err != nil {
 		return err
 	}
 	stops := []pki.Phase{last}
 	if until == "" && !flags.yes {
 		stops = []pki.Phase{pki.Trusting, pki.Issuing, ""}
 	}
-	options := c.options(ctx, flags, nil)
 	for _, stop := range stops {
-		r := c.newReporter(hostNames(cluster))
-		options.Reporter = c.reporter(r)
-		report, err := provision.RotateCA(ctx, cluster, options, stop)
-		r.stop(err == nil)
-		if err := c.done(cluster, report, err); err != nil {
+		phase, err := c.rotateUntil(ctx, flags, clusters, stop)
+		if err != nil {
 			return err
 		}
-		advice := afterPhase(cluster, report.Phase)
-		if advice == "" || c.wantsJSON() || stop != "" && report.Phase != stop { // an earlier run has asked
+		advice := afterPhase(clusters, phase)
+		if advice == "" || c.wantsJSON() || stop != "" && phase != stop { // an earlier run has asked
 			continue
 		}
 		fmt.Fprintf(c.out, "\n%s\n", advice)
@@ -217,10 +218,67 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 	return nil
 }
 
+// ofOneCA is an error unless the clusters are all of those that have one CA.
+func ofOneCA(clusters []*inventory.Cluster) error {
+	first := clusters[0]
+	all := append([]*inventory.Cluster{first}, first.Siblings()...)
+	for _, sibling := range first.Siblings() {
+		if !slices.Contains(clusters, sibling) {
+			return &usageError{
+				fmt.Errorf("the clusters %s have one CA", strings.Join(clusterNames(all), ", ")),
+				"name all of them, or leave --cluster out: the CA is replaced in all of them together",
+			}
+		}
+	}
+	if len(clusters) > len(all) {
+		return &usageError{
+			fmt.Errorf("this works on the clusters of one CA, and the inventory has more: %s", strings.Join(clusterNames(clusters), ", ")),
+			"say which ones are meant: --cluster " + strings.Join(clusterNames(all), ","),
+		}
+	}
+	return nil
+}
+
+// rotateUntil goes on to the end of a phase, and tells what came of it.
+func (c certs) rotateUntil(ctx context.Context, flags operationFlags, clusters []*inventory.Cluster, stop pki.Phase) (pki.Phase, error) {
+	if len(clusters) == 1 {
+		r := c.newReporter(hostNames(clusters[0]))
+		report, err := provision.RotateCA(ctx, clusters[0], c.options(ctx, flags, r), stop)
+		r.stop(err == nil)
+		if err := c.done(clusters[0], report, err); err != nil {
+			return "", err
+		}
+		return report.Phase, nil
+	}
+	var r reporter = &plainReporter{out: c.err}
+	if c.wantsJSON() {
+		r = c.newReporter(nil)
+	}
+	reports, err := provision.RotateSharedCA(ctx, clusters, func(cluster *inventory.Cluster) provision.Options {
+		o := c.options(ctx, flags, r)
+		o.Reporter = inCluster{cluster.Name, o.Reporter}
+		return o
+	}, stop)
+	if err != nil {
+		c.explain(err)
+		return "", err
+	}
+	for i, cluster := range clusters {
+		if err := c.done(cluster, reports[i], nil); err != nil {
+			return "", err
+		}
+		if !c.wantsJSON() && i < len(clusters)-1 {
+			fmt.Fprintln(c.out)
+		}
+	}
+	return reports[len(reports)-1].Phase, nil
+}
+
 // afterPhase says what is to be done by hand before the next phase.
-func afterPhase(cluster *inventory.Cluster, phase pki.Phase) string {
+func afterPhase(clusters []*inventory.Cluster, phase pki.Phase) string {
+	cluster := clusters[0]
 	var names []string
-	for _, a := range cluster.APIServers() {
+	for _, a := range cluster.Callers() {
 		names = append(names, a.Name)
 	}
 	delivered := strings.Join(names, ", ")

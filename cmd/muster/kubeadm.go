@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"muster/provision/inventory"
 	"muster/templates"
 )
 
@@ -34,7 +35,12 @@ every control-plane host. They are what
 writes into DIR: ca.crt belongs into /etc/kubernetes/pki/etcd there, the pair
 apiserver-etcd-client into /etc/kubernetes/pki, where ca.crt is Kubernetes' own.
 
-config reads the inventory only.`,
+When the inventory lists the control-plane hosts under kubernetes.apiservers,
+muster apply puts the files there.
+
+Further documents of the inventory, with the same pki.dir, may have clusters for
+some resources each (kubernetes: {resources: [events]}): config tells the
+kube-apiserver of them too. It reads the inventory only.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error { return a.kubeadmConfig(version) },
 	}
@@ -47,13 +53,19 @@ func (a *app) kubeadmConfig(version string) error {
 	if !slices.Contains(kubeadmVersions(), version) {
 		return &usageError{fmt.Errorf("--api-version is %q", version), "write " + strings.Join(kubeadmVersions(), " or ")}
 	}
-	cluster, err := a.loadInventory()
+	clusters, err := a.loadInventories()
 	if err != nil {
 		return err
 	}
-	config := templates.KubeadmConfig{APIVersion: version}
-	for _, h := range cluster.Hosts {
-		config.Endpoints = append(config.Endpoints, h.ClientURL())
+	cluster, err := mainStore(clusters)
+	if err != nil {
+		return err
+	}
+	config := templates.KubeadmConfig{APIVersion: version, Endpoints: clientURLs(cluster)}
+	for _, sibling := range cluster.Siblings() {
+		for _, resource := range sibling.Resources() {
+			config.Overrides = append(config.Overrides, templates.EtcdOverride{Resource: resource, Endpoints: clientURLs(sibling)})
+		}
 	}
 	text, err := config.Render()
 	if err != nil {
@@ -61,4 +73,45 @@ func (a *app) kubeadmConfig(version string) error {
 	}
 	_, err = a.out.Write(text)
 	return err
+}
+
+// mainStore is the cluster for all resources that no other one is for.
+func mainStore(clusters []*inventory.Cluster) (*inventory.Cluster, error) {
+	var rest []*inventory.Cluster
+	for _, c := range clusters {
+		if len(c.Resources()) == 0 {
+			rest = append(rest, c)
+		}
+	}
+	for _, c := range clusters {
+		others := strings.Join(c.Resources(), ", ")
+		switch {
+		case others == "":
+		case len(c.Siblings()) == 0:
+			return nil, &usageError{
+				fmt.Errorf("cluster %s, for %s, has certificates of its own, and a kube-apiserver has one client's certificate for all its stores", c.Name, others),
+				"write it into the file of the cluster for all else, with the same pki.dir",
+			}
+		case len(rest) == 0:
+			return nil, &usageError{
+				fmt.Errorf("cluster %s is for %s alone, and kubeadm is told of the cluster for all else", c.Name, others),
+				"leave --cluster out, or name that one; its configuration has both",
+			}
+		}
+	}
+	if len(rest) > 1 {
+		return nil, &usageError{
+			fmt.Errorf("this works on one cluster, and the inventory has %d: %s", len(rest), strings.Join(clusterNames(rest), ", ")),
+			"say which one is meant: --cluster " + rest[0].Name,
+		}
+	}
+	return rest[0], nil
+}
+
+func clientURLs(c *inventory.Cluster) []string {
+	urls := make([]string, len(c.Hosts))
+	for i, h := range c.Hosts {
+		urls[i] = h.ClientURL()
+	}
+	return urls
 }

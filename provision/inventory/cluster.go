@@ -86,9 +86,14 @@ type Cluster struct {
 	// muster practice starts them. Only they may share loopback addresses.
 	Practice bool `yaml:"practice,omitempty" json:"practice,omitempty"`
 
-	dir string
-	doc *document // that it was read from
+	dir      string
+	doc      *document // that it was read from
+	siblings []*Cluster
 }
+
+// Siblings are the clusters of other documents in the same file that have the
+// same CA: together they are the stores of one Kubernetes.
+func (c *Cluster) Siblings() []*Cluster { return c.siblings }
 
 // Dir is the directory of the inventory, absolute.
 func (c *Cluster) Dir() string { return c.dir }

@@ -3,6 +3,7 @@ package inventory
 import (
 	"fmt"
 	"regexp"
+	"slices"
 )
 
 // Kubernetes is what the cluster has to do with the Kubernetes whose store it
@@ -40,6 +41,25 @@ func (c *Cluster) APIServers() []APIServer {
 	return c.Kubernetes.APIServers
 }
 
+// Callers are the machines on which a kube-apiserver runs that uses this
+// cluster: those that a sibling's document lists too.
+func (c *Cluster) Callers() []APIServer {
+	all := slices.Clone(c.APIServers())
+	for _, s := range c.siblings {
+		all = append(all, s.APIServers()...)
+	}
+	return all
+}
+
+// Resources are those that the cluster is for; none when it is for all that no
+// sibling is for.
+func (c *Cluster) Resources() []string {
+	if c.Kubernetes == nil {
+		return nil
+	}
+	return c.Kubernetes.Resources
+}
+
 // Controller is the controller that is the same machine, if there is one.
 func (c *Cluster) Controller(a APIServer) (Host, bool) {
 	for _, h := range c.Hosts {
@@ -61,6 +81,9 @@ func (d *document) fillKubernetes(c *Cluster) {
 		a.SSH.inherit(c.SSH)
 		if h, ok := c.Controller(*a); ok {
 			fill(&a.Name, h.Name)
+			if f := join(element("kubernetes.apiservers", i), "ssh"); isLoopback(a.Address) || !d.given(f) {
+				a.SSH = h.SSH
+			}
 		}
 		fill(&a.Name, fmt.Sprintf("apiserver-%d", i))
 	}

@@ -86,6 +86,13 @@ func LoadAll(name string, r io.Reader, opts ...Option) ([]*Cluster, []Warning, e
 		problems.sort()
 		return nil, warnings, problems
 	}
+	for _, c := range clusters {
+		for _, other := range clusters {
+			if other != c && other.PKI.Dir == c.PKI.Dir {
+				c.siblings = append(c.siblings, other)
+			}
+		}
+	}
 	return clusters, warnings, nil
 }
 

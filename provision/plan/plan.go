@@ -54,6 +54,9 @@ type Change struct {
 	Name string `json:"name"`
 	// Details say what differs, one line each: "--heartbeat-interval: 100 -> 150".
 	Details []string `json:"details,omitempty"`
+	// Shared says that the certificate is that of other clusters too, whose run
+	// may make it first.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // Plan is every change that makes a cluster what its inventory says: first
@@ -90,22 +93,40 @@ func (p *Plan) Of(host string) []Change {
 	return changes
 }
 
-// Fingerprint is equal for equal plans: 16 hexadecimal digits.
+// Fingerprint is equal for equal plans: 16 hexadecimal digits. Who makes a
+// certificate that is shared, and what it then holds, makes no difference.
 func (p *Plan) Fingerprint() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q", *p))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", Plan{p.Cluster, p.Hosts, p.agreed()}))
 	return hex.EncodeToString(sum[:8])
+}
+
+// agreed is what a person agrees to: the changes without what the run for
+// another cluster, with the same certificates, may change meanwhile.
+func (p *Plan) agreed() []Change {
+	var changes []Change
+	for _, c := range p.Changes {
+		if c.Shared && c.Host == "" {
+			continue
+		}
+		if c.Shared {
+			c.Details = nil
+		}
+		changes = append(changes, c)
+	}
+	return changes
 }
 
 // Difference says in one line where two plans part, for a person who approved
 // the first and is faced with the second.
 func Difference(approved, now *Plan) string {
-	for i, c := range now.Changes {
-		if i >= len(approved.Changes) || !same(c, approved.Changes[i]) {
+	before, after := approved.agreed(), now.agreed()
+	for i, c := range after {
+		if i >= len(before) || !same(c, before[i]) {
 			return "now planned, and not shown before: " + c.String()
 		}
 	}
-	if len(approved.Changes) > len(now.Changes) {
-		return "no longer needed: " + approved.Changes[len(now.Changes)].String()
+	if len(before) > len(after) {
+		return "no longer needed: " + before[len(after)].String()
 	}
 	return ""
 }

@@ -23,10 +23,11 @@ import (
 	"muster/provision/remote"
 )
 
-// addAPIServers makes a Host of each machine with a kube-apiserver.
+// addAPIServers makes a Host of each machine with a kube-apiserver. What belongs
+// onto it is brought by the cluster whose document lists it.
 func (r *Run) addAPIServers() {
-	for _, a := range r.Cluster.APIServers() {
-		one := &Host{Host: inventory.Host{Name: a.Name, Address: a.Address, SSH: a.SSH}, run: r}
+	for i, a := range r.Cluster.Callers() {
+		one := &Host{Host: inventory.Host{Name: a.Name, Address: a.Address, SSH: a.SSH}, run: r, OnlyCalls: i >= len(r.Cluster.APIServers())}
 		if c, ok := r.Cluster.Controller(a); ok {
 			at := slices.IndexFunc(r.Hosts, func(h *Host) bool { return h.Name == c.Name })
 			one.controller = r.Hosts[at]
@@ -38,8 +39,16 @@ func (r *Run) addAPIServers() {
 
 func (r *Run) outfitAPIServers() {
 	for _, a := range r.APIServers {
-		a.Want = desired.ForAPIServer(a.Name, r.Bundle)
+		a.Want = a.Wanted(r.Bundle)
 	}
+}
+
+// Wanted is what a machine with a kube-apiserver should have.
+func (h *Host) Wanted(bundle pki.Bundle) desired.Host {
+	if h.OnlyCalls {
+		return desired.Host{Name: h.Name}
+	}
+	return desired.ForAPIServer(h.Name, bundle)
 }
 
 // LookAtAPIServers connects to the machines with a kube-apiserver and finds out
@@ -65,6 +74,9 @@ func LookAtAPIServer(ctx context.Context, a *Host) (err error) {
 			return err
 		}
 	}
+	if a.OnlyCalls {
+		return nil
+	}
 	a.Facts, err = observed.GatherFiles(ctx, a.Remote, a.Want)
 	return err
 }
@@ -72,13 +84,13 @@ func LookAtAPIServer(ctx context.Context, a *Host) (err error) {
 // examineAPIServers adds what keeps the files from being delivered.
 func (r *Run) examineAPIServers(found *PreflightError) error {
 	for _, a := range r.APIServers {
-		if a.Remote == nil {
+		if a.Remote == nil || a.OnlyCalls {
 			continue
 		}
 		e := examination{Host: a, found: found}
 		if a.controller == nil { // else the same was found there
 			e.privilege()
-			e.clock(slices.Concat(r.Hosts, r.APIServers))
+			e.clock(r.Hosts)
 		}
 		err := a.checkForeign()
 		var other *foreignError
@@ -121,7 +133,7 @@ func (h *Host) checkForeign() error {
 // planAPIServers adds what is to be delivered.
 func (r *Run) planAPIServers(p *plan.Plan) {
 	for _, a := range r.APIServers {
-		if !slices.Contains(p.Hosts, a.Name) {
+		if !a.OnlyCalls && !slices.Contains(p.Hosts, a.Name) {
 			p.Hosts = append(p.Hosts, a.Name)
 		}
 		p.Changes = append(p.Changes, plan.Host{Want: a.Want, Have: a.Facts}.CompareFiles()...)
@@ -140,7 +152,9 @@ func Deliver(ctx context.Context, r *Run) error {
 }
 
 func deliver(ctx context.Context, a *Host) error {
-	a.step = "deliver"
+	if a.OnlyCalls {
+		return nil
+	}
 	if err := LookAtAPIServer(ctx, a); err != nil {
 		return err
 	}
@@ -155,7 +169,7 @@ func deliver(ctx context.Context, a *Host) error {
 
 // deliveredTo are the files of ours that a machine with a kube-apiserver has.
 func deliveredTo(a *Host) []string {
-	if a.checkForeign() != nil { // they are somebody else's, or nobody can say
+	if a.OnlyCalls || a.checkForeign() != nil { // they are somebody else's, or nobody can say
 		return nil
 	}
 	return ours(a)
@@ -169,7 +183,6 @@ func RemoveDelivered(ctx context.Context, r *Run) error {
 		if len(paths) == 0 {
 			return nil
 		}
-		a.step = "files"
 		err := a.changeByScript(ctx, fmt.Sprintf("removed the certificates for a kube-apiserver (%d files)", len(paths)), remote.Command{
 			Label: "remove the delivered files", Script: `dir=$1; shift; rm -f -- "$@"; [ -n "$(ls -A "$dir")" ] || rmdir "$dir"`,
 			Args: append([]string{path.Dir(desired.KubernetesCA)}, paths...),
@@ -196,7 +209,6 @@ type Unreached struct {
 // kube-apiserver, as kubeadm does it, with what was delivered there.
 func VerifyAPIServers(ctx context.Context, r *Run) error {
 	return r.forEach(r.APIServers, func(a *Host) *Error {
-		a.step = "reach"
 		unreached, err := Reach(ctx, a, r.Bundle)
 		if err == nil && len(unreached) > 0 {
 			err = &reachError{a.Name, len(r.Hosts), unreached}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -95,7 +96,7 @@ func (r *Run) do(ctx context.Context, steps []Step) error {
 }
 
 func (r *Run) together(ctx context.Context, s Step) error {
-	for _, h := range r.Hosts {
+	for _, h := range slices.Concat(r.Hosts, r.APIServers) {
 		h.step = s.Name
 	}
 	r.report(Started, s.Name, "", "")

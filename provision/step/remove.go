@@ -84,7 +84,7 @@ func CheckRemoval(withData bool) func(context.Context, *Run) error {
 			}
 		}
 		for _, a := range r.APIServers {
-			if a.controller == nil {
+			if a.controller == nil && !a.OnlyCalls {
 				examination{Host: a, found: &found}.privilege()
 			}
 		}

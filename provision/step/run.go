@@ -75,6 +75,9 @@ type Host struct {
 	// controller is the same machine as one with a kube-apiserver; nil when
 	// that is a machine of its own.
 	controller *Host
+	// OnlyCalls says of a machine with a kube-apiserver that another cluster
+	// brings what belongs onto it.
+	OnlyCalls bool
 	// Want is what the host should have. Until the certificates are made, the
 	// content of its files is not known, but their paths are.
 	Want desired.Host

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 
 	"muster/pki"
@@ -185,6 +186,7 @@ func MakePlan(ctx context.Context, r *Run) error {
 		p.Changes = append(p.Changes, changes...)
 	}
 	r.planAPIServers(p)
+	r.markShared(p)
 	moves, err := r.roster.members.Moves(r.wanted())
 	if err != nil {
 		return err
@@ -201,6 +203,19 @@ func MakePlan(ctx context.Context, r *Run) error {
 	}
 	r.Plan = p
 	return nil
+}
+
+// markShared marks the certificates that are those of siblings too: all but the
+// hosts' own.
+func (r *Run) markShared(p *plan.Plan) {
+	if len(r.Cluster.Siblings()) == 0 {
+		return
+	}
+	for i := range p.Changes {
+		c := &p.Changes[i]
+		own := path.Base(c.Name) == "server.crt" || path.Base(c.Name) == "peer.crt"
+		c.Shared = c.Kind == plan.Certificate && !own
+	}
 }
 
 // makeRoom is the plan of what PutReplacedAside does. Afterwards the host is as
