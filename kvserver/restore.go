@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"muster/kvserver/etcdsnap"
 	"muster/kvserver/machine"
@@ -27,12 +30,17 @@ type origin struct {
 // the data directory; that of a member which has its data is only identified,
 // and may be gone.
 func (c *Config) origin(ctx context.Context) (*origin, error) {
-	if c.RestoreSnapshot == "" {
-		return nil, nil
-	}
 	known, err := replica.LoadIdentity(c.DataDir)
 	if err != nil {
 		return nil, err
+	}
+	if c.RestoreSnapshot == "" && (known == nil || !known.Founded) {
+		if err := c.takeStaged(); err != nil {
+			return nil, err
+		}
+	}
+	if c.RestoreSnapshot == "" {
+		return nil, nil
 	}
 	o := &origin{}
 	switch {
@@ -54,6 +62,29 @@ func (c *Config) origin(ctx context.Context) (*origin, error) {
 		return nil, fmt.Errorf("--restore-snapshot: %w", err)
 	}
 	return o, nil
+}
+
+// The snapshot that a member without data begins with also when no flag names
+// it, and the file whose content is the --restore-id of it, both in the data
+// directory: the command line of a static pod is kubeadm's, and what lies beside
+// the data directory is out of the container's sight.
+const (
+	StagedSnapshot = "restore/snapshot.db"
+	StagedID       = "restore/id"
+)
+
+// takeStaged takes a staged snapshot for the one that the flags name.
+func (c *Config) takeStaged() error {
+	path := filepath.Join(c.DataDir, StagedSnapshot)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	id, err := os.ReadFile(filepath.Join(c.DataDir, StagedID))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the ID of the restore: %w", err)
+	}
+	c.RestoreSnapshot, c.RestoreID = path, strings.TrimSpace(string(id))
+	return nil
 }
 
 // restored is what a cluster is known by that begins with a snapshot.

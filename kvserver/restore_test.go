@@ -3,6 +3,7 @@ package kvserver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -116,6 +117,48 @@ func TestRestoreFromEtcd(t *testing.T) {
 	config.RestoreSnapshot = another
 	if _, err := Start(config); err == nil || !strings.Contains(err.Error(), "was not founded from this snapshot") {
 		t.Errorf("started over existing data from another snapshot: %v", err)
+	}
+}
+
+// TestRestoreFromADataDirectory is TestRestoreFromEtcd for a member whose flags
+// cannot be changed.
+func TestRestoreFromADataDirectory(t *testing.T) {
+	etcd, _ := bothSides(t)
+	theirs, hash := saved(t, etcd, 5)
+	content, err := os.ReadFile(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clusters := map[string]uint64{}
+	for _, id := range []string{"", "one", "another"} {
+		config := single(t)
+		stage := map[string][]byte{StagedSnapshot: content}
+		if id != "" {
+			stage[StagedID] = []byte(id + "\n")
+		}
+		for name, text := range stage {
+			name = filepath.Join(config.DataDir, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, text, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // what is staged is of no meaning once there is data
+			server, stop := start(t, config)
+			awaitReady(t, server)
+			sameKeys(t, server, hash)
+			cluster := uint64(server.replica.Cluster())
+			if before, again := clusters[id]; again && before != cluster {
+				t.Errorf("with the ID %q the cluster was %x and is %x", id, before, cluster)
+			}
+			clusters[id] = cluster
+			stop()
+			if err := os.WriteFile(filepath.Join(config.DataDir, StagedID), []byte("later"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if clusters[""] == clusters["one"] || clusters["one"] == clusters["another"] {
+		t.Errorf("the restores are one cluster: %x", clusters)
 	}
 }
 

@@ -68,7 +68,7 @@ func (d *doctor) installed(h *step.Host) {
 	some := len(missing) < count
 	switch {
 	case f.Unit.Loaded && len(missing) > 0:
-		d.find(h.Name, fmt.Sprintf("%s is installed without %s", unit.Name, strings.Join(missing, ", ")), apply)
+		d.find(h.Name, fmt.Sprintf("%s is installed without %s", unit.Title(), strings.Join(missing, ", ")), apply)
 	case some && !f.Unit.Loaded && f.Files[unit.Path].SHA256 != "":
 		d.find(h.Name, fmt.Sprintf("systemd has not loaded %s", unit.Path), apply)
 	case some && len(missing) > 0:
@@ -83,17 +83,20 @@ func (d *doctor) installed(h *step.Host) {
 		d.find(h.Name, unit.Name+" does not start at boot", apply)
 	}
 	if f.Unit.Active != "active" {
-		d.find(h.Name, fmt.Sprintf("%s is %s (%s, %s)", unit.Name, f.Unit.Active, f.Unit.Sub, f.Unit.Result), "muster logs "+h.Name)
-	} else if f.Unit.Restarts > 0 {
+		d.find(h.Name, fmt.Sprintf("%s is %s (%s, %s)", unit.Title(), f.Unit.Active, f.Unit.Sub, f.Unit.Result), "muster logs "+h.Name)
+	} else if f.Unit.Restarts > 0 && !unit.IsPod() { // the kubelet's count goes on for ever
 		d.find(h.Name, fmt.Sprintf("systemd has restarted the member %d times by itself", f.Unit.Restarts), "muster logs "+h.Name+" --since 1d says why it ended")
 	}
-	if f.RestartPending {
+	if f.RestartPending && !f.Unit.NeedsReload {
 		d.find(h.Name, "the member does not use what is installed since", "muster apply restarts it")
 	}
 	if plan.BackupStale(h.Want.Backup, f) {
 		d.find(h.Name, "backups are not made as the inventory says", apply)
 	}
-	if f.Unit.NeedsReload {
+	switch {
+	case f.Unit.NeedsReload && unit.IsPod():
+		d.find(h.Name, fmt.Sprintf("the kubelet runs another manifest than muster's: %s was changed", unit.Manifest), "muster plan shows how it differs; "+apply)
+	case f.Unit.NeedsReload:
 		d.find(h.Name, fmt.Sprintf("%s has changed, and systemd has not read it", unit.Path), apply)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"muster/provision/desired"
 	"muster/provision/inventory"
 	"muster/provision/journal"
 	"muster/provision/remote"
@@ -93,11 +94,7 @@ const journalScript = `while read -r cursor; do
 	echo
 done`
 
-// followPoll is the time between two looks into a journal that is followed.
-const followPoll = 500 * time.Millisecond
-
-// readJournal hands on the entries of one host.
-func readJournal(ctx context.Context, h *step.Host, logs LogOptions, emit func(journal.Entry) error) error {
+func journalCommand(h *step.Host, logs LogOptions) remote.Command {
 	args := []string{"-u", h.Want.Units[0].Name, "-o", "json", "--no-pager", "-q"}
 	if logs.Lines >= 0 {
 		args = append(args, "-n", fmt.Sprint(logs.Lines))
@@ -105,10 +102,60 @@ func readJournal(ctx context.Context, h *step.Host, logs LogOptions, emit func(j
 	if !logs.Since.IsZero() {
 		args = append(args, "--since", fmt.Sprintf("@%d", logs.Since.Unix()))
 	}
-	p, err := h.Remote.Start(remote.Command{
-		Label: "read the journal", Script: journalScript, Args: args,
-		AsLogin: h.Remote.Privilege().Problem != "",
-	})
+	return remote.Command{Label: "read the journal", Script: journalScript, Args: args}
+}
+
+// containerScript is journalScript for the files in which the kubelet keeps what
+// the pod prints. A cursor is the name of a file and a number of lines. $1 is how
+// many lines are wanted at first.
+const containerScript = `numbered() {
+	number=$2
+	tail -n +$((number + 1)) "$1" 2>/dev/null | while read -r line; do
+		number=$((number + 1))
+		printf '%s %s %s\n' "$1" "$number" "$line"
+	done
+}
+behind() {
+	wanted=$1 from=$2
+	for file in $(ls -1tr ` + desired.PodLogs + `/*.log 2>/dev/null); do
+		if [ "$file" = "$wanted" ]; then
+			numbered "$file" "$from"
+			wanted=
+		elif [ -z "$wanted" ]; then
+			numbered "$file" 0
+		fi
+	done
+}
+while read -r file lines; do
+	if [ -n "$file" ] && [ -e "$file" ]; then
+		behind "$file" "$lines"
+	elif [ -n "$1" ]; then
+		behind "" 0 | tail -n "$1"
+	else
+		behind "" 0
+	fi
+	echo
+done`
+
+func containerCommand(logs LogOptions) remote.Command {
+	args := []string{""}
+	if logs.Lines >= 0 {
+		args[0] = fmt.Sprint(logs.Lines)
+	}
+	return remote.Command{Label: "read the output of the pod", Script: containerScript, Args: args}
+}
+
+// followPoll is the time between two looks into a journal that is followed.
+const followPoll = 500 * time.Millisecond
+
+// readJournal hands on the entries of one host.
+func readJournal(ctx context.Context, h *step.Host, logs LogOptions, emit func(journal.Entry) error) error {
+	command, newReader := journalCommand(h, logs), journal.NewReader
+	if h.Want.Units[0].IsPod() {
+		command, newReader = containerCommand(logs), journal.NewContainerReader
+	}
+	command.AsLogin = h.Remote.Privilege().Problem != ""
+	p, err := h.Remote.Start(command)
 	if err != nil {
 		return err
 	}
@@ -118,7 +165,7 @@ func readJournal(ctx context.Context, h *step.Host, logs LogOptions, emit func(j
 			_ = p.Close() // everything it had to say is read
 		}
 	}()
-	reader, cursor := journal.NewReader(h.Name, p.Stdout), ""
+	reader, cursor := newReader(h.Name, p.Stdout), ""
 	tick := time.NewTicker(followPoll)
 	defer tick.Stop()
 	for {
@@ -126,6 +173,9 @@ func readJournal(ctx context.Context, h *step.Host, logs LogOptions, emit func(j
 		if err == nil {
 			err = reader.Read(func(e journal.Entry) error {
 				cursor = e.Cursor
+				if e.Time.Before(logs.Since) {
+					return nil
+				}
 				return emit(e)
 			})
 		}

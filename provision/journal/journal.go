@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -29,21 +30,32 @@ type Entry struct {
 // cuts messages at 48 KiB, and bytes that are no text are written as numbers.
 const longestLine = 1 << 20
 
-// Reader reads what journalctl -o json prints.
+// Reader reads what journalctl -o json prints, or the output of a container.
 type Reader struct {
 	host  string
 	lines *bufio.Scanner
+	tool  string // that prints
+	parse func(line []byte) (Entry, error)
 }
 
 // NewReader reads the journal of a host.
-func NewReader(host string, r io.Reader) *Reader {
+func NewReader(host string, r io.Reader) *Reader { return newReader(host, r, "journalctl", parse) }
+
+// NewContainerReader reads lines of the files in which the kubelet keeps the
+// output of containers, each behind the name of its file and its number there,
+// from 1.
+func NewContainerReader(host string, r io.Reader) *Reader {
+	return newReader(host, r, "the container", parseContainer)
+}
+
+func newReader(host string, r io.Reader, tool string, parse func([]byte) (Entry, error)) *Reader {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 64<<10), longestLine)
-	return &Reader{host: host, lines: lines}
+	return &Reader{host: host, lines: lines, tool: tool, parse: parse}
 }
 
 // Read hands the entries to emit, until an empty line or the end of the input,
-// which is io.EOF. A line that is no entry is journalctl's way to say what is
+// which is io.EOF. A line that is no entry is the tool's way to say what is
 // wrong, and becomes the error.
 func (r *Reader) Read(emit func(Entry) error) error {
 	for r.lines.Scan() {
@@ -51,9 +63,9 @@ func (r *Reader) Read(emit func(Entry) error) error {
 		if len(line) == 0 {
 			return nil
 		}
-		e, err := parse(line)
+		e, err := r.parse(line)
 		if err != nil {
-			return fmt.Errorf("%s: journalctl: %.200s", r.host, strings.TrimSpace(string(line)))
+			return fmt.Errorf("%s: %s: %.200s", r.host, r.tool, strings.TrimSpace(string(line)))
 		}
 		e.Host = r.host
 		if err := emit(e); err != nil {
@@ -64,6 +76,24 @@ func (r *Reader) Read(emit func(Entry) error) error {
 		return fmt.Errorf("%s: read the journal: %w", r.host, err)
 	}
 	return io.EOF
+}
+
+// parseContainer reads a line in the format that container runtimes write for
+// the kubelet: time, stream, tag, message.
+func parseContainer(line []byte) (Entry, error) {
+	fields := strings.SplitN(string(line), " ", 6)
+	if len(fields) < 5 {
+		return Entry{}, errors.New("there are fields missing")
+	}
+	at, err := time.Parse(time.RFC3339Nano, fields[2])
+	if err != nil {
+		return Entry{}, err
+	}
+	e := Entry{Time: at, Program: "etcd", Cursor: fields[0] + " " + fields[1]}
+	if len(fields) == 6 {
+		e.Message = strings.ToValidUTF8(fields[5], "?")
+	}
+	return e, nil
 }
 
 // parse reads one entry, systemd.journal-fields(7).

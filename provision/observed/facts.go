@@ -23,8 +23,9 @@ type Facts struct {
 	OwnUser      bool // it was made for the server
 	HasGroup     bool
 	Unit         UnitFact
-	// Images of the server that the container runtime has, where the kubelet
+	// Kubelet says that there is one that runs. Images of the server that the container runtime has, where the kubelet
 	// runs the member.
+	Kubelet bool
 	Images  []string
 	Timer   TimerFact
 	Sockets []Socket // listening, TCP
@@ -172,6 +173,8 @@ func (f *Facts) addText(kind, value string) {
 		f.HasGroup = value != ""
 	case "unit":
 		f.Unit.Set(value)
+	case "kubelet":
+		f.Kubelet = value == "active"
 	case "image":
 		f.Images = append(f.Images, value)
 	case "timer":

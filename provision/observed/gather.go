@@ -41,7 +41,10 @@ done
 say user "$(getent passwd "$user")"
 say group "$(getent group "$group")"
 unit_facts 2>/dev/null | while read -r line; do say unit "$line"; done
-[ -n "$images" ] && image_facts | while read -r line; do say image "$line"; done
+if [ -n "$images" ]; then
+	say kubelet "$(systemctl is-active kubelet 2>/dev/null)"
+	image_facts | while read -r line; do say image "$line"; done
+fi
 say timer "$(systemctl is-active ` + desired.BackupTimer + ` 2>/dev/null)"
 say timer "$(systemctl is-enabled ` + desired.BackupTimer + ` 2>/dev/null)"
 command -v ss >/dev/null 2>&1 || say sockets unknown

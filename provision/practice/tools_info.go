@@ -128,6 +128,7 @@ func lsTool(c *call) error {
 	self := f.BoolP("directory", "d", false, "")
 	f.BoolP("one", "1", false, "")
 	newest := f.BoolP("time", "t", false, "")
+	reverse := f.BoolP("reverse", "r", false, "")
 	if err := c.parse(f); err != nil {
 		return err
 	}
@@ -138,11 +139,11 @@ func lsTool(c *call) error {
 	if *newest {
 		c.newestFirst(names)
 	}
+	if *reverse {
+		slices.Reverse(names)
+	}
 	show := func(name string, info fs.FileInfo) error {
 		if !*long {
-			if !*self {
-				name = path.Base(name)
-			}
 			_, err := fmt.Fprintln(c.out, name)
 			return err
 		}
@@ -175,7 +176,11 @@ func lsTool(c *call) error {
 			if err != nil {
 				return err
 			}
-			if err := show(path.Join(c.path(name), e.Name()), info); err != nil {
+			entry := e.Name()
+			if *long {
+				entry = path.Join(c.path(name), entry)
+			}
+			if err := show(entry, info); err != nil {
 				return err
 			}
 		}

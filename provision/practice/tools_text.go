@@ -134,6 +134,22 @@ func headTool(c *call) error {
 }
 
 func tailTool(c *call) error {
+	if len(c.args) > 1 && c.args[0] == "-n" && strings.HasPrefix(c.args[1], "+") {
+		first, err := strconv.Atoi(c.args[1][1:])
+		if err != nil {
+			return c.fail(1, "invalid number of lines: '%s'", c.args[1])
+		}
+		return c.eachInput(c.args[2:], func(_ string, r io.Reader) error {
+			number := 0
+			return lines(r, func(line string) error {
+				if number++; number < first {
+					return nil
+				}
+				_, err := fmt.Fprintln(c.out, line)
+				return err
+			})
+		})
+	}
 	n, inBytes, names, err := c.parseCount()
 	if err != nil {
 		return err

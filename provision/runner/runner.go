@@ -50,7 +50,7 @@ unit_log() { journalctl -u "$unit" -n "$1" --no-pager -o cat 2>&1; }
 // nothing about its pods, so what the host itself shows has to do: the manifest,
 // the process, and the files of its output, which are numbered by restart. The
 // copy of a manifest is made on the same file system, outside the directory that
-// the kubelet watches.
+// the kubelet watches. Without a file of ours whatever runs is somebody else's.
 const kubelet = `unit_pid() {
 	ps -C etcd -o pid=,args= | while read -r pid args; do
 		case " $args " in
@@ -71,15 +71,17 @@ unit_restarts() {
 	echo "$restarts"
 }
 unit_facts() {
-	pid=$(unit_pid) state=inactive sub=dead load=not-found reload=no
-	if [ -e "$unit_manifest" ]; then
-		load=loaded state=activating sub=waiting
-		[ -n "$pid" ] && state=active sub=running
-		[ "$(sha256sum <"$unit_manifest")" = "$(sha256sum <"$unit_file")" ] || reload=yes
-	elif [ -n "$pid" ]; then
-		state=deactivating sub=stopping
+	pid= state=inactive sub=dead load=not-found reload=no
+	if [ -e "$unit_file" ]; then
+		load=loaded pid=$(unit_pid)
+		if [ -e "$unit_manifest" ]; then
+			state=activating sub=waiting
+			[ -n "$pid" ] && state=active sub=running
+			[ "$(sha256sum <"$unit_manifest")" = "$(sha256sum <"$unit_file")" ] || reload=yes
+		elif [ -n "$pid" ]; then
+			state=deactivating sub=stopping
+		fi
 	fi
-	[ -e "$unit_file" ] && load=loaded
 	restarts=$(unit_restarts)
 	printf '%s\n' "LoadState=$load" "ActiveState=$state" "SubState=$sub" Result=success UnitFileState=enabled "MainPID=${pid:-0}" "NeedDaemonReload=$reload" "NRestarts=$restarts"
 }

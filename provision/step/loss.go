@@ -118,6 +118,7 @@ func (s *Restore) Preflight(ctx context.Context, r *Run) error {
 	for _, h := range r.Hosts {
 		e := examination{Host: h, found: &found}
 		e.machine()
+		e.kubelet()
 		e.space()
 		e.clock(r.Hosts)
 		s.room(e)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -92,6 +93,7 @@ func examine(r *Run, hosts []*Host) (*PreflightError, error) {
 	for _, h := range hosts {
 		e := examination{Host: h, found: found}
 		e.machine()
+		e.kubelet()
 		e.space()
 		e.clock(hosts)
 		if h.Remote.Privilege().Problem == "" { // else the facts about these are not all there
@@ -130,7 +132,7 @@ func (r *Run) nameImages(ctx context.Context) error {
 		}
 		r.images[h.Name] = name
 	}
-	if len(r.images) == 0 {
+	if len(r.images) == 0 || len(r.Bundle.Hosts) == 0 { // or with the certificates
 		return nil
 	}
 	return r.outfit()
@@ -170,7 +172,21 @@ func (e examination) machine() {
 		e.problem("systemd is version %d; %d or newer is needed", f.Systemd, systemdMinimum)
 	}
 	if len(f.MissingTools) > 0 {
-		e.problem("commands are missing: %s; install them (packages coreutils, util-linux, passwd, systemd)", strings.Join(f.MissingTools, ", "))
+		e.problem("commands are missing: %s; install them (packages coreutils, util-linux, passwd, systemd%s)", strings.Join(f.MissingTools, ", "), map[bool]string{true: ", procps, containerd"}[e.unit().IsPod()])
+	}
+}
+
+// kubelet examines what a static pod needs.
+func (e examination) kubelet() {
+	if !e.unit().IsPod() {
+		return
+	}
+	if !e.Facts.Kubelet {
+		e.problem("the kubelet does not run, and in the stacked topology it runs the member; start it with staticPodPath: %s (systemctl start kubelet): it needs no API server for that", path.Dir(e.unit().Manifest))
+	}
+	_, theirs := e.Facts.Files[e.unit().Manifest]
+	if theirs && !e.Facts.Unit.Loaded {
+		e.problem("the kubelet runs an etcd that muster has not installed, by %s; muster adopt takes it over", e.unit().Manifest)
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"muster/provision/observed"
 	"muster/provision/plan"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // removalOf lists what Reset would remove from the host, one line each, from
@@ -21,6 +23,9 @@ func removalOf(h *Host, withData bool) []string {
 	}
 	lines = append(lines, plan.BackupLeftovers(h.Facts)...)
 	lines = append(lines, ours(h)...)
+	for _, image := range h.Facts.Images {
+		lines = append(lines, "the image "+image)
+	}
 	if withData && hasData(h) {
 		lines = append(lines, h.Want.Member.DataDir+" AND ALL DATA IN IT")
 	}
@@ -141,6 +146,9 @@ func StopMember(ctx context.Context, h *Host) error {
 // RemoveFiles removes the files, links and programs that apply installs, and
 // the directories that are empty then.
 func RemoveFiles(ctx context.Context, h *Host) error {
+	if err := removeImages(ctx, h); err != nil {
+		return err
+	}
 	paths := ours(h)
 	if len(paths) == 0 {
 		return nil
@@ -154,6 +162,15 @@ func RemoveFiles(ctx context.Context, h *Host) error {
 		return err
 	}
 	return removeEmptyDirectories(ctx, h)
+}
+
+func removeImages(ctx context.Context, h *Host) error {
+	if len(h.Facts.Images) == 0 {
+		return nil
+	}
+	return h.changeByScript(ctx, "removed "+strings.Join(h.Facts.Images, " and "), remote.Command{
+		Label: "remove the images", Script: runner.ImageFunctions + "image_tidy ''",
+	})
 }
 
 func removeEmptyDirectories(ctx context.Context, h *Host) error {

@@ -189,12 +189,39 @@ func (s *Restore) prepare(ctx context.Context, h *Host) (ready func() error, err
 	if !own {
 		return s.prepareEtcd(ctx, h)
 	}
+	if h.unit().IsPod() {
+		return func() error { return s.stage(ctx, h) }, nil
+	}
 	lines := "ETCD_RESTORE_SNAPSHOT=" + placed(h) + "\n"
 	if s.id != "" {
 		lines += "ETCD_RESTORE_ID=" + s.id + "\n"
 	}
 	err = h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(lines))
 	return func() error { return nil }, err
+}
+
+// stageScript puts the snapshot $2 and the ID $3 into the data directory $1: a
+// container sees nothing else.
+const stageScript = `set -eu
+dir=$1 snapshot=$2 id=$3
+umask 077
+mkdir -p "$dir/restore"
+chmod 0700 "$dir"
+if [ -e "$snapshot" ]; then
+	mv -fT "$snapshot" "$dir/restore/snapshot.db"
+fi
+printf '%s\n' "$id" >"$dir/restore/id"
+sync "$dir/restore/id"
+sync "$dir/restore"
+`
+
+// stagedDir is the directory that stageScript makes.
+func stagedDir(h *Host) string { return path.Join(h.Want.Member.DataDir, "restore") }
+
+func (s *Restore) stage(ctx context.Context, h *Host) error {
+	return h.changeByScript(ctx, "moved the snapshot to "+stagedDir(h), remote.Command{
+		Label: "put the snapshot where the container finds it", Script: stageScript, Args: []string{h.Want.Member.DataDir, placed(h), s.id},
+	})
 }
 
 func (h *Host) writeRestoring(ctx context.Context, state observed.Restoring) error {
@@ -214,7 +241,7 @@ func (h *Host) writeRestoring(ctx context.Context, state observed.Restoring) err
 func (s *Restore) Tidy(ctx context.Context, h *Host) error {
 	return h.changeByScript(ctx, "removed the snapshot "+placed(h), remote.Command{
 		Label:  "tidy up",
-		Script: `rm -f -- "$1" "$2" && rm -f -- "$3"`,
-		Args:   []string{placed(h), environmentPath, observed.RestoringPath},
+		Script: `rm -rf -- "$1" "$2" "$3" && rm -f -- "$4"`,
+		Args:   []string{placed(h), environmentPath, stagedDir(h), observed.RestoringPath},
 	})
 }

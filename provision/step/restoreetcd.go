@@ -1,7 +1,9 @@
 package step
 
 import (
+	"bytes"
 	"context"
+	"debug/buildinfo"
 	"path"
 	"strings"
 	"time"
@@ -26,9 +28,21 @@ func (h *Host) binary(program string) string {
 	return program
 }
 
+// serverPackage is what musterd was compiled from.
+const serverPackage = "muster/cmd/musterd"
+
 // runsMusterd asks the server that is installed whether it is musterd, which
-// founds a cluster from a snapshot by itself, or etcd's own, which does not.
+// founds a cluster from a snapshot by itself, or etcd's own, which does not. The
+// one in a container is looked at here.
 func (h *Host) runsMusterd(ctx context.Context) (bool, error) {
+	if h.unit().IsPod() {
+		server, err := h.run.Programs.Find(ctx, serverProgram, h.Server.Binary, goArch(h.Facts.Machine))
+		if err != nil {
+			return false, &localError{err}
+		}
+		info, err := buildinfo.Read(bytes.NewReader(server.Content()))
+		return err == nil && info.Path == serverPackage, nil
+	}
 	result, err := h.Remote.Run(ctx, remote.Command{
 		Label: "ask the server for its version", Script: `"$1" --version`, Args: []string{h.binary(serverProgram)},
 	})
