@@ -1,6 +1,7 @@
 // Package runner holds the shell functions by which a host's member is started,
 // stopped and looked at: with systemd, or with the kubelet of its node. Scripts
-// call the functions and need not know which.
+// call the functions and need not know which. The names of variables that begin
+// with unit_ are theirs.
 //
 //	unit_facts        properties as "systemctl show" prints them
 //	unit_start        has the member started, and does not wait
@@ -22,7 +23,7 @@ import (
 func Functions(want desired.Host) string {
 	unit := want.Units[0]
 	if !unit.IsPod() {
-		return assign("unit", unit.Name) + systemd
+		return assign("unit_name", unit.Name) + systemd
 	}
 	return assign("unit_file", unit.Path) + assign("unit_manifest", unit.Manifest) + assign("unit_data", want.Member.DataDir) + kubelet
 }
@@ -33,17 +34,17 @@ func assign(name, value string) string {
 }
 
 const systemd = `unit_facts() {
-	systemctl show -p LoadState -p ActiveState -p SubState -p Result -p UnitFileState -p MainPID -p NeedDaemonReload -p NRestarts "$unit"
+	systemctl show -p LoadState -p ActiveState -p SubState -p Result -p UnitFileState -p MainPID -p NeedDaemonReload -p NRestarts "$unit_name"
 }
 unit_start() {
-	systemctl reset-failed "$unit" 2>/dev/null
-	systemctl start --no-block "$unit"
+	systemctl reset-failed "$unit_name" 2>/dev/null
+	systemctl start --no-block "$unit_name"
 }
-unit_stop() { systemctl stop "$unit"; }
-unit_enable() { systemctl enable "$unit"; }
-unit_disable() { systemctl disable "$unit"; }
+unit_stop() { systemctl stop "$unit_name"; }
+unit_enable() { systemctl enable "$unit_name"; }
+unit_disable() { systemctl disable "$unit_name"; }
 unit_reload() { systemctl daemon-reload; }
-unit_log() { journalctl -u "$unit" -n "$1" --no-pager -o cat 2>&1; }
+unit_log() { journalctl -u "$unit_name" -n "$1" --no-pager -o cat 2>&1; }
 `
 
 // kubelet has the same for a static pod. A kubelet without an API server says
@@ -51,7 +52,7 @@ unit_log() { journalctl -u "$unit" -n "$1" --no-pager -o cat 2>&1; }
 // the process, and the files of its output, which are numbered by restart. The
 // copy of a manifest is made on the same file system, outside the directory that
 // the kubelet watches. Without a file of ours whatever runs is somebody else's.
-const kubelet = `unit_pid() {
+const kubelet = `unit_pid() (
 	ps -C etcd -o pid=,args= | while read -r pid args; do
 		case " $args " in
 		*" --data-dir=$unit_data "*)
@@ -60,17 +61,17 @@ const kubelet = `unit_pid() {
 			;;
 		esac
 	done
-}
+)
 unit_logs() { ls -1dt ` + desired.PodLogs + ` 2>/dev/null | head -n 1; }
-unit_restarts() {
+unit_restarts() (
 	restarts=0
 	for log in "$(unit_logs)"/*.log; do
 		number=${log##*/} number=${number%.log}
 		[ -e "$log" ] && [ "$number" -gt "$restarts" ] && restarts=$number
 	done
 	echo "$restarts"
-}
-unit_facts() {
+)
+unit_facts() (
 	pid= state=inactive sub=dead load=not-found reload=no
 	if [ -e "$unit_file" ]; then
 		load=loaded pid=$(unit_pid)
@@ -84,33 +85,33 @@ unit_facts() {
 	fi
 	restarts=$(unit_restarts)
 	printf '%s\n' "LoadState=$load" "ActiveState=$state" "SubState=$sub" Result=success UnitFileState=enabled "MainPID=${pid:-0}" "NeedDaemonReload=$reload" "NRestarts=$restarts"
-}
-unit_start() {
+)
+unit_start() (
 	unit_copy=${unit_manifest%/*/*}/.muster-${unit_manifest##*/}
 	(umask 077 && cat "$unit_file" >"$unit_copy") && sync "$unit_copy" && mv -fT "$unit_copy" "$unit_manifest"
-}
-unit_stop() {
+)
+unit_stop() (
 	rm -f "$unit_manifest"
 	tries=0
 	while [ -n "$(unit_pid)" ]; do
 		tries=$((tries + 1))
 		if [ "$tries" -gt 600 ]; then
 			echo "the kubelet has not stopped the pod in 2 minutes; is it running? see journalctl -u kubelet" >&2
-			return 1
+			exit 1
 		fi
 		sleep 0.2
 	done
-}
+)
 unit_enable() { :; }
 unit_disable() { :; }
 unit_reload() { :; }
-unit_log() {
+unit_log() (
 	logs=$(unit_logs) last=$(unit_restarts)
 	if [ -n "$logs" ]; then
 		cat "$logs/$((last - 1)).log" "$logs/$last.log" 2>/dev/null | tail -n "$1" | while read -r _ _ _ line; do printf '%s\n' "$line"; done
 	fi
-	[ -n "$(unit_pid)" ] && return 0
+	[ -n "$(unit_pid)" ] && exit 0
 	echo "the kubelet says of it:"
 	journalctl -u kubelet -n 200 --no-pager -o cat 2>&1 | grep etcd | tail -n 5
-}
+)
 `
