@@ -12,8 +12,14 @@ import (
 var (
 	pods  = flag.Int("pods", 200, "pods to create")
 	nodes = flag.Int("nodes", 50, "nodes to create, whose heartbeats go on meanwhile")
+	keep  = flag.Bool("keep", false, "keep the machines of a test that failed")
 	built = flag.String("programs", "", "directory to keep the built programs in; a temporary one when left out")
 )
+
+// without are the parts of the test that somebody has no time for.
+var without = map[string]*bool{
+	"stacked": flag.Bool("without-stacked", false, "leave out what needs machines with kubelets"),
+}
 
 // kubernetesVersion is the release that go.mod requires. Kubernetes' own release
 // process tells its programs which they are; kubeadm refuses to work as none.
