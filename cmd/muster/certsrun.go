@@ -284,11 +284,11 @@ func afterPhase(clusters []*inventory.Cluster, phase pki.Phase) string {
 	delivered := strings.Join(names, ", ")
 	switch {
 	case phase == pki.Trusting && delivered != "":
-		return fmt.Sprintf("every member trusts both CAs, and %s has the file with both. Now restart every kube-apiserver, which reads\nit at its start, and give %s/ca.crt to every other client; then muster certs rotate-ca goes on", delivered, cluster.PKI.Dir)
+		return fmt.Sprintf("every member trusts both CAs. ca.crt has both on %s; now restart every kube-apiserver, which\nreads it at its start, and give %s/ca.crt to every other client; then muster certs rotate-ca goes on", delivered, cluster.PKI.Dir)
 	case phase == pki.Trusting:
 		return fmt.Sprintf("every member trusts both CAs. Now give %s/ca.crt, which holds both, to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on", cluster.PKI.Dir)
 	case phase == pki.Issuing && delivered != "":
-		return fmt.Sprintf("every member serves certificates of the new CA, and %s has a client's, which a kube-apiserver takes up by\nitself. Now give new ones to every other client; then muster certs rotate-ca goes on and drops the old CA", delivered)
+		return fmt.Sprintf("every member serves certificates of the new CA. A client's is on %s, which a kube-apiserver takes up by\nitself; now give new ones to every other client; then muster certs rotate-ca goes on and drops the old CA", delivered)
 	case phase == pki.Issuing:
 		return "every member serves certificates of the new CA. Now give new certificates to every other client\n(muster certs export --for kube-apiserver DIR); then muster certs rotate-ca goes on and drops the old CA"
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -40,9 +41,16 @@ func (a *app) validate() error {
 		return err
 	}
 	for _, cluster := range clusters {
-		fmt.Fprintf(a.out, "%s: cluster %s, %d controllers\n", cluster.File(), cluster.Name, len(cluster.Hosts))
+		purpose := ""
+		if resources := cluster.Resources(); len(resources) > 0 {
+			purpose = ", for " + strings.Join(resources, ", ")
+		}
+		fmt.Fprintf(a.out, "%s: cluster %s, %d controllers%s\n", cluster.File(), cluster.Name, len(cluster.Hosts), purpose)
 		for _, h := range cluster.Hosts {
 			fmt.Fprintf(a.out, "  %s  %s  clients at %s\n", h.Name, h.Address, h.ClientURL())
+		}
+		for _, s := range cluster.APIServers() {
+			fmt.Fprintf(a.out, "  %s  %s  kube-apiserver\n", s.Name, s.Address)
 		}
 	}
 	return nil

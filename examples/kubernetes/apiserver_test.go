@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -91,11 +90,7 @@ resources:
 	port := listener.Addr().(*net.TCPAddr).Port
 	listener.Close()
 
-	a := &apiserver{store: s, args: []string{
-		"--etcd-servers=" + strings.Join(s.endpoints, ","),
-		"--etcd-cafile=" + s.path("pki/ca.crt"),
-		"--etcd-certfile=" + s.path("pki/apiserver-etcd-client.crt"),
-		"--etcd-keyfile=" + s.path("pki/apiserver-etcd-client.key"),
+	a := &apiserver{store: s, args: append([]string{
 		"--etcd-compaction-interval=" + compactionInterval.String(),
 		"--encryption-provider-config=" + encryption,
 		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port), "--cert-dir=" + s.path("certificates"),
@@ -107,7 +102,7 @@ resources:
 		"--disable-admission-plugins=ServiceAccount",
 		"--runtime-config=api/all=true",
 		"--goaway-chance=0",
-	}}
+	}, s.flags...)}
 	a.config = &rest.Config{
 		Host: "https://127.0.0.1:" + strconv.Itoa(port), BearerToken: token, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{Insecure: true}, Timeout: 2 * time.Minute,

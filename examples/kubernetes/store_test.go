@@ -30,6 +30,8 @@ type store struct {
 	inventory string
 	endpoints []string
 	client    *clientv3.Client
+	// flags are those of kube-apiserver that say where the store is.
+	flags []string
 }
 
 // startStore installs a cluster with the server of that name.
@@ -63,17 +65,31 @@ func startStore(t *testing.T, name string) *store {
 	if len(s.endpoints) != 3 {
 		t.Fatalf("muster kubeadm config names the endpoints %v, want 3", s.endpoints)
 	}
+	s.client = newClient(t, s.path("pki"), s.endpoints)
+	s.flags = []string{
+		"--etcd-servers=" + strings.Join(s.endpoints, ","),
+		"--etcd-cafile=" + s.path("pki/ca.crt"),
+		"--etcd-certfile=" + s.path("pki/apiserver-etcd-client.crt"),
+		"--etcd-keyfile=" + s.path("pki/apiserver-etcd-client.key"),
+	}
+	return s
+}
+
+// newClient is a client of a cluster with a directory of certificates.
+func newClient(t *testing.T, pki string, endpoints []string) *clientv3.Client {
+	t.Helper()
 	tls, err := transport.TLSInfo{
-		CertFile: s.path("pki/apiserver-etcd-client.crt"), KeyFile: s.path("pki/apiserver-etcd-client.key"), TrustedCAFile: s.path("pki/ca.crt"),
+		CertFile: filepath.Join(pki, "apiserver-etcd-client.crt"), KeyFile: filepath.Join(pki, "apiserver-etcd-client.key"), TrustedCAFile: filepath.Join(pki, "ca.crt"),
 	}.ClientConfig()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.client, err = clientv3.New(clientv3.Config{Endpoints: s.endpoints, TLS: tls, Logger: zap.NewNop(), DialTimeout: 10 * time.Second}); err != nil {
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: tls, Logger: zap.NewNop(), DialTimeout: 10 * time.Second})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.client.Close() })
-	return s
+	t.Cleanup(func() { client.Close() })
+	return client
 }
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
