@@ -25,13 +25,13 @@ import (
 // TestExternal does what examples/kubernetes-external says, with practice hosts
 // for its machines, and then what a person would do there with Kubernetes.
 func TestExternal(t *testing.T) {
-	w := newWalkThrough(t, "../kubernetes-external/README.md")
+	w := openPage(t, "../kubernetes-external/README.md")
 	master := func(n int, path string) string {
 		return filepath.Join(w.dir, "hosts", w.hosts[fmt.Sprintf("10.0.0.2%d", n)].Name, "root", path)
 	}
 	var a *apiserver
 	for w.next() {
-		switch w.block.kind {
+		switch w.part.kind {
 		case "yaml":
 			w.install()
 		case "console":
@@ -53,7 +53,7 @@ func TestExternal(t *testing.T) {
 		case "kube-apiserver works":
 			a.leaveTraces(t, "last")
 		default:
-			t.Fatalf("line %d: nothing is known about %q", w.block.line, w.block.kind)
+			t.Fatalf("line %d: nothing is known about %q", w.part.line, w.part.kind)
 		}
 	}
 }
@@ -79,12 +79,12 @@ func (a *apiserver) leaveTraces(t *testing.T, name string) {
 	}
 }
 
-// startAPIServer starts a kube-apiserver with the flags of the block, and lets
+// startAPIServer starts a kube-apiserver with the flags of the part, and lets
 // kubectl use it.
-func (w *walkThrough) startAPIServer(onMaster func(string) string) *apiserver {
+func (w *externalPage) startAPIServer(onMaster func(string) string) *apiserver {
 	w.t.Helper()
 	s := &store{t: w.t, name: "musterd", dir: w.dir}
-	for _, flag := range w.block.lines {
+	for _, flag := range w.part.lines {
 		s.flags = append(s.flags, kubernetesPath.ReplaceAllStringFunc(w.onPractice(flag), onMaster))
 	}
 	a := startAPIServer(w.t, s)
@@ -156,19 +156,19 @@ nodeRegistration: {name: localhost, criSocket: "unix:///run/containerd/container
 	}
 }
 
-// walkThrough is a page that is followed.
-type walkThrough struct {
+// externalPage is the page that is followed, part by part.
+type externalPage struct {
 	t       *testing.T
 	dir     string // the workstation's
-	blocks  []block
-	block   block
+	parts   []part
+	part    part
 	shell   *shell
 	hosts   map[string]practiceHost // by the address on the page
 	renamed *strings.Replacer       // practice addresses to the page's
 }
 
-// block is one fenced part of the page.
-type block struct {
+// part is one fenced part of the page.
+type part struct {
 	kind  string // what is said behind the fence, or in a comment to the test
 	line  int    // of its first line
 	lines []string
@@ -182,24 +182,24 @@ type practiceHost struct {
 	Server  map[string]int `yaml:"server"`
 }
 
-func newWalkThrough(t *testing.T, page string) *walkThrough {
+func openPage(t *testing.T, page string) *externalPage {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &walkThrough{t: t, dir: t.TempDir()}
-	var open *block
+	w := &externalPage{t: t, dir: t.TempDir()}
+	var open *part
 	for i, line := range strings.Split(string(text), "\n") {
 		kind, fence := strings.CutPrefix(line, "```")
 		aside, isAside := strings.CutPrefix(line, "<!-- test: ")
 		switch {
 		case isAside && open == nil:
-			w.blocks = append(w.blocks, block{kind: strings.TrimSuffix(aside, " -->"), line: i + 1})
+			w.parts = append(w.parts, part{kind: strings.TrimSuffix(aside, " -->"), line: i + 1})
 		case fence && open == nil:
-			open = &block{kind: kind, line: i + 2}
+			open = &part{kind: kind, line: i + 2}
 		case fence:
-			w.blocks = append(w.blocks, *open)
+			w.parts = append(w.parts, *open)
 			open = nil
 		case open != nil:
 			open.lines = append(open.lines, line)
@@ -208,19 +208,19 @@ func newWalkThrough(t *testing.T, page string) *walkThrough {
 	return w
 }
 
-func (w *walkThrough) next() bool {
-	if len(w.blocks) == 0 {
+func (w *externalPage) next() bool {
+	if len(w.parts) == 0 {
 		return false
 	}
-	w.block, w.blocks = w.blocks[0], w.blocks[1:]
+	w.part, w.parts = w.parts[0], w.parts[1:]
 	return true
 }
 
 // install writes the inventory for as many practice hosts as the page has
 // machines.
-func (w *walkThrough) install() {
+func (w *externalPage) install() {
 	w.t.Helper()
-	page := strings.Join(w.block.lines, "\n") + "\n"
+	page := strings.Join(w.part.lines, "\n") + "\n"
 	var documents []map[string]any
 	for decoder := yaml.NewDecoder(strings.NewReader(page)); ; {
 		var document map[string]any
@@ -255,7 +255,7 @@ func (w *walkThrough) install() {
 }
 
 // practice starts practice hosts for machines of the page.
-func (w *walkThrough) practice(machines []string) {
+func (w *externalPage) practice(machines []string) {
 	w.t.Helper()
 	dir := filepath.Join(w.dir, "hosts")
 	start(w.t, exec.Command(filepath.Join(programs, "muster"), "practice", "--dir", dir, "--hosts", strconv.Itoa(len(machines))), filepath.Join(w.dir, "practice.log"), syscall.SIGINT)
@@ -288,7 +288,7 @@ func (w *walkThrough) practice(machines []string) {
 }
 
 // place puts practice hosts in the place of machines.
-func (w *walkThrough) place(list []any, member bool) {
+func (w *externalPage) place(list []any, member bool) {
 	for i, item := range list {
 		entry, ok := item.(map[string]any)
 		if !ok {
@@ -303,21 +303,21 @@ func (w *walkThrough) place(list []any, member bool) {
 	}
 }
 
-// run runs the commands of a block and compares what they print.
-func (w *walkThrough) run() {
+// run runs the commands of a part and compares what they print.
+func (w *externalPage) run() {
 	w.t.Helper()
-	for i := 0; i < len(w.block.lines); {
-		command, ok := strings.CutPrefix(w.block.lines[i], "$ ")
+	for i := 0; i < len(w.part.lines); {
+		command, ok := strings.CutPrefix(w.part.lines[i], "$ ")
 		if !ok {
-			w.t.Fatalf("line %d: %q is no command", w.block.line+i, w.block.lines[i])
+			w.t.Fatalf("line %d: %q is no command", w.part.line+i, w.part.lines[i])
 		}
-		at := w.block.line + i
+		at := w.part.line + i
 		for i++; strings.HasSuffix(command, "\\"); i++ {
-			command = strings.TrimSuffix(command, "\\") + strings.TrimPrefix(w.block.lines[i], "> ")
+			command = strings.TrimSuffix(command, "\\") + strings.TrimPrefix(w.part.lines[i], "> ")
 		}
 		var want []string
-		for ; i < len(w.block.lines) && !strings.HasPrefix(w.block.lines[i], "$ "); i++ {
-			want = append(want, w.block.lines[i])
+		for ; i < len(w.part.lines) && !strings.HasPrefix(w.part.lines[i], "$ "); i++ {
+			want = append(want, w.part.lines[i])
 		}
 		got, status := w.shell.run(w.onPractice(command))
 		got = w.renamed.Replace(got)
@@ -331,7 +331,7 @@ func (w *walkThrough) run() {
 var member = regexp.MustCompile(`10\.0\.0\.\d+(:2379)?`)
 
 // onPractice puts practice hosts in the place of the machines that a text names.
-func (w *walkThrough) onPractice(text string) string {
+func (w *externalPage) onPractice(text string) string {
 	return member.ReplaceAllStringFunc(text, func(name string) string {
 		address, port, _ := strings.Cut(name, ":")
 		h, ok := w.hosts[address]
