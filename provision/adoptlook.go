@@ -24,8 +24,9 @@ type FoundEtcd struct {
 // FindEtcd looks for an etcd on the hosts of a cluster, of which only how they
 // are reached is used, and reads. With a server the inventory leaves the cluster
 // as etcd, run by that program with the data where it is; without, it moves it to
-// musterd. The error of a look that began is a *Failure.
-func FindEtcd(ctx context.Context, hosts *inventory.Cluster, o Options, server string) (*FoundEtcd, error) {
+// musterd. Without a topology an etcd of kubeadm's stays in its static pods: its
+// upgrades would bring them back. The error of a look that began is a *Failure.
+func FindEtcd(ctx context.Context, hosts *inventory.Cluster, o Options, server string, topology inventory.Topology) (*FoundEtcd, error) {
 	o = o.withDefaults()
 	r, err := begin("adopt", hosts, o)
 	if err != nil {
@@ -52,7 +53,13 @@ func FindEtcd(ctx context.Context, hosts *inventory.Cluster, o Options, server s
 	if err := r.Do(ctx, step.EachHost("connect", step.Connect), step.EachHost("look", a.Look), missing); err != nil {
 		return nil, diagnose(ctx, r, err)
 	}
-	return describe(hosts, a, server), nil
+	f := describe(hosts, a, server)
+	f.Inventory.Topology = topology
+	byOthers := func(h inventory.Host) bool { return a.Old(h.Name).Installer != found.Kubeadm }
+	if topology == "" && !slices.ContainsFunc(hosts.Hosts, byOthers) {
+		f.Inventory.Topology = inventory.Stacked
+	}
+	return f, nil
 }
 
 var memberName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

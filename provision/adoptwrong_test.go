@@ -37,7 +37,7 @@ func (a *adoption) mustRefuse(how AdoptOptions, want string) {
 func TestAdoptRefusesWhatIsNoEtcd(t *testing.T) {
 	a := &adoption{lab: newLab(t, 1)}
 	a.mustRefuse(AdoptOptions{}, "controller-0: no etcd of kubeadm, etcdadm or kubespray is here")
-	if _, err := FindEtcd(a.context(), a.cluster, a.opts, ""); err == nil || !strings.Contains(err.Error(), "name only hosts that have one") {
+	if _, err := FindEtcd(a.context(), a.cluster, a.opts, "", ""); err == nil || !strings.Contains(err.Error(), "name only hosts that have one") {
 		t.Errorf("find: %v", err)
 	}
 }
@@ -168,7 +168,7 @@ func TestFindEtcd(t *testing.T) {
 		c.Flags = map[string]string{"heartbeat-interval": "250", "election-timeout": "2500"}
 	})
 	for _, keep := range []string{a.old.Program, ""} {
-		etcd, err := FindEtcd(a.context(), a.cluster, a.opts, keep)
+		etcd, err := FindEtcd(a.context(), a.cluster, a.opts, keep, "")
 		if err != nil {
 			t.Fatal(err)
 		}

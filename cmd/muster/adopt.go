@@ -31,6 +31,7 @@ type adoptFlags struct {
 	keepEtcd     string // path of an etcd
 	caKey        string // path of a key
 	undo         bool
+	topology     string // empty: as it is now
 }
 
 func newAdoptCommand(a *app) *cobra.Command {
@@ -45,6 +46,8 @@ then takes over what the inventory names:
   - Without server.binary the cluster becomes a musterd. Its data is moved by a
     snapshot. From before that is taken until the new members have proved that
     they have all of it, every write is refused; how long that was is printed.
+    With topology: stacked, which is written for an etcd of kubeadm's, that takes
+    the place of etcd in the static pod.
   - With --keep-etcd, which is server.binary and dataDir in the inventory, it
     stays an etcd with its data and its IDs, and its members are taken over one
     at a time while the others serve.
@@ -55,13 +58,17 @@ deleted: the old unit is disabled, the manifest of a static pod is moved to
 /etc/kubernetes, and old data that was moved stays where it was.
 
 When the new members do not come up, the old ones are started again. A run that
-was killed is gone on with by the next one; --undo goes back instead, as long as
-the new members have not taken writes.`,
+was killed is gone on with by the next one; --undo goes back instead. Later, too,
+--undo gives the cluster back to what ran it before: what was written meanwhile
+goes with it, and writes are refused until it is proved to be there.`,
 		Example: `  muster adopt root@10.240.0.10 root@10.240.0.11 root@10.240.0.12
   muster adopt`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(); err != nil {
 				return err
+			}
+			if t := inventory.Topology(flags.topology); t != "" && t != inventory.External && t != inventory.Stacked {
+				return &usageError{fmt.Errorf("%q is not a topology", flags.topology), "write external or stacked"}
 			}
 			if len(args) > 0 {
 				return a.lookToAdopt(cmd.Context(), flags, args)
@@ -73,7 +80,8 @@ the new members have not taken writes.`,
 	f.StringVar(&flags.identityFile, "identity-file", "", "with hosts: private key to log in with")
 	f.StringVar(&flags.keepEtcd, "keep-etcd", "", "with hosts: path of the etcd program that the cluster goes on with")
 	f.StringVar(&flags.caKey, "ca-key", "", "file of the CA's key, when it is on no host")
-	f.BoolVar(&flags.undo, "undo", false, "start the old members of an interrupted run again")
+	f.StringVar(&flags.topology, "topology", "", "with hosts: external or stacked; when left out, what kubeadm runs stays stacked")
+	f.BoolVar(&flags.undo, "undo", false, "give the cluster back to its old members")
 	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
 	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
 	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
@@ -107,7 +115,7 @@ func (a *app) lookToAdopt(ctx context.Context, flags adoptFlags, args []string) 
 		}
 	}
 	var quiet reporter = &plainReporter{out: io.Discard}
-	etcd, err := provision.FindEtcd(ctx, hosts, a.options(ctx, flags.operationFlags, quiet), flags.keepEtcd)
+	etcd, err := provision.FindEtcd(ctx, hosts, a.options(ctx, flags.operationFlags, quiet), flags.keepEtcd, inventory.Topology(flags.topology))
 	if err != nil {
 		a.explain(err)
 		return err
@@ -205,9 +213,9 @@ func takeoverText(t step.Takeover) string {
 	}
 	switch {
 	case t.InPlace:
-		fmt.Fprintf(&b, "it stays an etcd with this data: one member after the other is stopped and goes on as musterd.service,\nwhile the others serve. There is no pause. What starts the old members now is disabled and kept.\n")
+		fmt.Fprintf(&b, "it stays an etcd with this data: one member after the other is stopped and goes on as %s,\nwhile the others serve. There is no pause. What starts the old members now is disabled and kept.\n", t.Unit)
 	default:
-		fmt.Fprintf(&b, "it becomes a cluster of %s, with its data in %s:\nfrom before a last snapshot is taken until the new members have proved that they have all of it, writes are\nrefused, and reads too while nobody runs. That takes some seconds, and longer the more data there is: a first\nsnapshot beforehand shows how long. The old data, and what starts the old members now, are kept.\n", t.Server, t.DataDir)
+		fmt.Fprintf(&b, "it becomes a cluster of %s, as %s, with its data in %s:\nfrom before a last snapshot is taken until the new members have proved that they have all of it, writes are\nrefused, and reads too while nobody runs. That takes some seconds, and longer the more data there is: a first\nsnapshot beforehand shows how long. The old data, and what starts the old members now, are kept.\n", t.Server, t.Unit, t.DataDir)
 	}
 	return b.String()
 }
@@ -265,17 +273,20 @@ func (a *app) adopt(ctx context.Context, flags adoptFlags) error {
 		}, report.Pause.Seconds()})
 	}
 	if flags.undo {
-		fmt.Fprintf(a.out, "the old members of cluster %s serve again: %s in %v\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond))
+		fmt.Fprintf(a.out, "the old members of cluster %s serve again: %s in %v%s\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond), pauseText(report.Pause))
 		return nil
 	}
-	pause := ""
-	if report.Pause > 0 {
-		pause = fmt.Sprintf(", writes were refused for %v", report.Pause.Round(10*time.Millisecond))
-	}
-	fmt.Fprintf(a.out, "cluster %s is taken over and verified: %s in %v%s\n\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond), pause)
+	fmt.Fprintf(a.out, "cluster %s is taken over and verified: %s in %v%s\n\n", cluster.Name, count(report.Changes, "change"), report.Elapsed.Round(10*time.Millisecond), pauseText(report.Pause))
 	a.printMembers(report.Status)
 	fmt.Fprintf(a.out, "\nfrom now on: muster plan, muster apply. When nobody needs it any more, remove what is left of the old etcd.\n")
 	return nil
+}
+
+func pauseText(pause time.Duration) string {
+	if pause <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(", writes were refused for %v", pause.Round(10*time.Millisecond))
 }
 
 // adoptResult is the last line of adopt's JSON output.

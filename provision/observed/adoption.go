@@ -28,6 +28,12 @@ type Adoption struct {
 	Revision int64  `json:"revision,omitempty"`
 	// Done says that the new member has proved itself.
 	Done bool `json:"done,omitempty"`
+	// Member is the old member's name.
+	Member string `json:"name,omitempty"`
+	// Returning is the checksum of the snapshot with which the old member goes
+	// on when it is given back, in hexadecimal; Returned says that it has it.
+	Returning string `json:"returning,omitempty"`
+	Returned  bool   `json:"returned,omitempty"`
 }
 
 // Begun says that the host's old member was stopped, or is about to be, and

@@ -55,6 +55,18 @@ func ctrTool(c *call) error {
 	if len(words) > 1 && words[0] == "-n" {
 		words = words[2:]
 	}
+	if len(words) > 4 && words[0] == "run" && words[1] == "--rm" {
+		root, err := c.files.imageRoot(words[2])
+		if err != nil {
+			return err
+		}
+		program, ok := c.program(c.dir, path.Join(root, "usr/local/bin", words[4]))
+		if !ok {
+			return c.fail(1, "%s is not in the image", words[4])
+		}
+		c.args = words[5:]
+		return c.runProgram(program)
+	}
 	if len(words) < 2 || words[0] != "images" {
 		return c.fail(exitUsage, "practice host: only images are known")
 	}

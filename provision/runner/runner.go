@@ -7,7 +7,7 @@
 //	unit_start        has the member started, and does not wait
 //	unit_stop         returns when the member runs no more
 //	unit_enable       has the member started at boot
-//	unit_disable      undoes it
+//	unit_disable      undoes it; a pod is forgotten
 //	unit_reload       after a change of the unit's file
 //	unit_log LINES    the last lines of the member's output
 package runner
@@ -103,7 +103,7 @@ unit_stop() (
 	done
 )
 unit_enable() { :; }
-unit_disable() { :; }
+unit_disable() { rm -f "$unit_file"; }
 unit_reload() { :; }
 unit_log() (
 	logs=$(unit_logs) last=$(unit_restarts)

@@ -50,6 +50,9 @@ func (a *Adopt) Look(ctx context.Context, h *Host) error {
 	if h.Remote.Privilege().Problem != "" {
 		return nil // Preflight tells
 	}
+	if h.unit().IsPod() && h.Facts.Unit.Running() && !h.Facts.Unit.NeedsReload {
+		return nil // the kubelet runs our own
+	}
 	old, err := FindOld(ctx, h)
 	if errors.Is(err, found.ErrNothing) {
 		return nil // Preflight tells, unless the host remembers one
@@ -72,7 +75,12 @@ func (a *Adopt) inPlace(h *Host) bool {
 		return h.Facts.Adoption.InPlace
 	}
 	old := a.olds[h.Name]
-	return old != nil && old.DataDir() == h.Want.Member.DataDir
+	if old == nil || old.DataDir() != h.Want.Member.DataDir {
+		return false
+	}
+	// In a static pod musterd takes etcd's place where that was, and etcd's data
+	// is put aside.
+	return !h.unit().IsPod() || h.Server.Binary != ""
 }
 
 // InPlace says that all of them do.
@@ -194,6 +202,7 @@ func (a *Adopt) Examine(_ context.Context, r *Run) error {
 	for _, h := range r.Hosts {
 		e := examination{Host: h, found: &failed}
 		e.machine()
+		e.runningKubelet()
 		e.clock(r.Hosts)
 		if h.Remote.Privilege().Problem != "" {
 			continue
@@ -225,7 +234,9 @@ func (a *Adopt) data(e examination) {
 		e.problem("its data would stay where it is and that of %s would not, or the other way round; write the same dataDir for all", e.run.Hosts[0].Name)
 	}
 	if !a.inPlace(e.Host) {
-		e.ownData()
+		if old == nil || old.DataDir() != dir {
+			e.ownData()
+		}
 		need := copies*e.run.roster.views[e.Name].DBSize + dataMinimum
 		if free, known := e.Facts.Free["data"]; known && free < need {
 			e.problem("%d MiB are free for %s, and moving the data needs %d MiB beside the old; make room", free>>20, dir, need>>20)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -155,28 +156,38 @@ func (a *Adopt) Seal(ctx context.Context, r *Run) error {
 		return err
 	}
 	defer c.close()
-	a.sealedAt = time.Now()
-	if err := c.setSeal(ctx, pb.AlarmRequest_ACTIVATE); err != nil {
-		return fmt.Errorf("have the members refuse writes: %w", err)
-	}
-	r.change("seal", "the members refuse writes from now on")
-	saved, err := TakeSnapshot(ctx, r, snapshot.Place{Dir: r.moveDir(), File: "moving-" + time.Now().UTC().Format("20060102T150405.000Z") + ".db"})
+	path, contents, err := a.sealAndSave(ctx, r, c)
 	if err != nil {
 		return err
+	}
+	return a.moves(path, contents)
+}
+
+// sealAndSave has all members refuse writes and saves a snapshot that has every
+// write; the file is named by its checksum, by which an interrupted run finds it
+// again.
+func (a *Adopt) sealAndSave(ctx context.Context, r *Run, c *conversation) (path string, contents snapshot.Contents, err error) {
+	a.sealedAt = time.Now()
+	if err := c.setSeal(ctx, pb.AlarmRequest_ACTIVATE); err != nil {
+		return "", contents, fmt.Errorf("have the members refuse writes: %w", err)
+	}
+	r.change("seal", "the members refuse writes from now on")
+	saved, err := TakeSnapshot(ctx, r, snapshot.Place{Dir: r.moveDir(), File: "moving-" + time.Now().UTC().Format(asideTime) + ".db"})
+	if err != nil {
+		return "", contents, err
 	}
 	first, err := c.stateOf(ctx, saved.Revision, r.Hosts...)
 	if err != nil {
-		return err
+		return "", contents, err
 	}
 	if first.Revision != saved.Revision {
-		return fmt.Errorf("the snapshot ends at revision %d and the members are at %d, although they refuse writes", saved.Revision, first.Revision)
+		return "", contents, fmt.Errorf("the snapshot ends at revision %d and the members are at %d, although they refuse writes", saved.Revision, first.Revision)
 	}
-	// By its own name an interrupted run finds it again.
-	path := filepath.Join(r.moveDir(), saved.SHA256+".db")
+	path = filepath.Join(r.moveDir(), saved.SHA256+".db")
 	if err := os.Rename(saved.Path, path); err != nil {
-		return &localError{err}
+		return "", contents, &localError{err}
 	}
-	return a.moves(path, saved.Contents)
+	return path, saved.Contents, nil
 }
 
 // Note records on the host what its new member begins with, before the old one
@@ -225,6 +236,13 @@ func (a *Adopt) Stop(ctx context.Context, r *Run) error {
 // what the snapshot has: the revision, the number of keys, and one hash of all of
 // it.
 func (a *Adopt) Compare(ctx context.Context, r *Run) error {
+	if slices.ContainsFunc(r.Hosts, func(h *Host) bool { return h.Facts.Adoption.Done }) {
+		return nil // an earlier run has, and writes are taken since
+	}
+	return a.compare(ctx, r, "the new members are at revision %d and have %d keys, as the old ones")
+}
+
+func (a *Adopt) compare(ctx context.Context, r *Run, outcome string) error {
 	c, err := converse(r)
 	if err != nil {
 		return err
@@ -233,9 +251,6 @@ func (a *Adopt) Compare(ctx context.Context, r *Run) error {
 	want := a.toMove.Contents
 	hashes := map[uint32]string{}
 	for _, h := range r.Hosts {
-		if h.Facts.Adoption.Done {
-			return nil // an earlier run has, and writes are taken since
-		}
 		is, err := c.stateOf(ctx, want.Revision, h)
 		if err != nil {
 			return err
@@ -246,9 +261,9 @@ func (a *Adopt) Compare(ctx context.Context, r *Run) error {
 		hashes[is.hash] = h.Name
 	}
 	if len(hashes) > 1 {
-		return fmt.Errorf("the new members hash their keys differently: %v", hashes)
+		return fmt.Errorf("the members hash their keys differently: %v", hashes)
 	}
-	r.report(Note, "compare", "", fmt.Sprintf("the new members are at revision %d and have %d keys, as the old ones", want.Revision, want.Keys))
+	r.report(Note, "compare", "", fmt.Sprintf(outcome, want.Revision, want.Keys))
 	return nil
 }
 
@@ -298,10 +313,15 @@ func (a *Adopt) Unseal(ctx context.Context, r *Run) error {
 		r.sealed = false
 		return nil
 	}
+	return a.unseal(ctx, r, c, "new")
+}
+
+// unseal lets the members take writes, the old or the new ones as is said.
+func (a *Adopt) unseal(ctx context.Context, r *Run, c *conversation, which string) error {
 	if err := c.setSeal(ctx, pb.AlarmRequest_DEACTIVATE); err != nil {
-		return fmt.Errorf("have the new members take writes: %w", err)
+		return fmt.Errorf("have the %s members take writes: %w", which, err)
 	}
-	if err := c.until(ctx, "have every new member take writes", func(ctx context.Context) error {
+	if err := c.until(ctx, "have every member take writes", func(ctx context.Context) error {
 		sealed, err := anySealed(ctx, r)
 		if err == nil && sealed {
 			err = errors.New("one of them has yet to hear of it")
@@ -311,7 +331,7 @@ func (a *Adopt) Unseal(ctx context.Context, r *Run) error {
 		return err
 	}
 	r.sealed = false
-	sentence := "the new members take writes"
+	sentence := "the " + which + " members take writes"
 	if !a.sealedAt.IsZero() {
 		a.Pause = time.Since(a.sealedAt)
 		sentence += fmt.Sprintf("; for %v there were none", a.Pause.Round(10*time.Millisecond))

@@ -10,6 +10,7 @@ import (
 
 	"muster/provision/desired"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // Takeover is what is about to happen, for the operator to agree to.
@@ -17,6 +18,8 @@ type Takeover struct {
 	Cluster string `json:"cluster"`
 	Server  string `json:"server"` // "etcd" or "musterd"
 	InPlace bool   `json:"inPlace"`
+	// Unit is what runs the new members.
+	Unit string `json:"unit"`
 	// Bytes is the size of the database, DataDir where the data will be.
 	Bytes   int64          `json:"bytes"`
 	DataDir string         `json:"dataDir"`
@@ -52,7 +55,7 @@ func (a *Adopt) Confirm(ask func(context.Context, Takeover) (bool, error)) func(
 
 // Describe says what would happen.
 func (a *Adopt) Describe(r *Run) Takeover {
-	t := Takeover{Cluster: r.Cluster.Name, Server: serverProgram, InPlace: a.InPlace(r), DataDir: r.Hosts[0].Want.Member.DataDir}
+	t := Takeover{Cluster: r.Cluster.Name, Server: serverProgram, InPlace: a.InPlace(r), Unit: r.Hosts[0].unit().Title(), DataDir: r.Hosts[0].Want.Member.DataDir}
 	if r.Hosts[0].Server.Binary != "" {
 		t.Server = "etcd"
 	}
@@ -119,9 +122,7 @@ func (a *Adopt) MakeDirectories(ctx context.Context, h *Host) error {
 // and where it is etcd, that it can go on with the data of the old one: etcd goes
 // up by one minor version at a time, and not down.
 func (a *Adopt) CheckProgram(ctx context.Context, h *Host) error {
-	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "ask the server for its version", Script: `"$1" --version`, Args: []string{h.binary(serverProgram)},
-	})
+	result, err := h.Remote.Run(ctx, h.askVersion())
 	if err != nil {
 		return err
 	}
@@ -142,6 +143,15 @@ func (a *Adopt) CheckProgram(ctx context.Context, h *Host) error {
 		return fmt.Errorf("%s: the members are etcd %s, and %s is %s: it has to be the same minor version or the next one; name another server.binary", h.Name, old, h.Server.Binary, fresh)
 	}
 	return nil
+}
+
+// askVersion runs the server that is installed for its version.
+func (h *Host) askVersion() remote.Command {
+	c := remote.Command{Label: "ask the server for its version", Script: `"$1" --version`, Args: []string{h.binary(serverProgram)}}
+	if h.unit().IsPod() {
+		c.Script, c.Args = runner.ImageFunctions+`image_run "$1" etcd --version`, []string{h.Want.Image}
+	}
+	return c
 }
 
 // Old is the etcd that was found on a host; nil for none.

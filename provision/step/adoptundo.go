@@ -47,13 +47,12 @@ func (e *UndoneError) Hint() string {
 	return "the old members serve again, with everything they had; correct the cause and run muster adopt again"
 }
 
-// Undo starts the old members again, as far as their new ones have not proved
-// themselves, and has them take writes. Once new members have taken writes there
-// is no going back to data that lacks them.
+// Undo starts the old members again and has them take writes. Once new members
+// have taken writes, these go with them: see returnAll.
 func (a *Adopt) Undo(ctx context.Context, r *Run) error {
 	done := r.only(func(h *Host) bool { return h.Facts.Adoption.Done })
 	if len(done) > 0 && !a.InPlace(r) {
-		return &hostError{done[0].Name, fmt.Errorf("%s was taken over, and its member may have taken writes, which the old data lacks", done[0].Name)}
+		return a.returnAll(ctx, r)
 	}
 	c, err := converse(r)
 	if err != nil {
@@ -105,14 +104,63 @@ func (h *Host) undo(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := h.bringDataBack(ctx); err != nil {
+		return err
+	}
 	return h.startOld(ctx, old)
 }
+
+// dataBackScript moves the directory $2 back to $1, and what is there to $3; see
+// asideScript.
+const dataBackScript = `set -eu
+dir=$1 old=$2 new=$3
+inside=$dir/${old##*/} beside=$dir/${new##*/}
+if [ -d "$old" ]; then
+	if [ -d "$dir" ]; then
+		mv -fT "$dir" "$new"
+	fi
+	mv -fT "$old" "$dir"
+elif [ -d "$inside" ]; then
+	mkdir -p "$beside"
+	chmod 0700 "$beside"
+	for entry in "$dir"/* "$dir"/.[!.]*; do
+		case $entry in
+		"$inside" | */lost+found | *` + asideMark + `*) continue ;;
+		esac
+		[ -e "$entry" ] || continue
+		mv -f "$entry" "$beside/"
+	done
+	for entry in "$inside"/* "$inside"/.[!.]*; do
+		[ -e "$entry" ] || continue
+		mv -f "$entry" "$dir/"
+	done
+	rmdir "$inside"
+fi
+if [ -d "$dir" ]; then
+	sync "$dir"
+fi
+`
+
+// bringDataBack gives the old member its data back where the new one had the same
+// directory.
+func (h *Host) bringDataBack(ctx context.Context) error {
+	dir, aside := h.Facts.Adoption.DataDir, h.Facts.Restoring.Aside
+	if dir != h.Want.Member.DataDir || aside == "" {
+		return nil
+	}
+	return h.changeByScript(ctx, "moved the data of the old member back to "+dir, remote.Command{
+		Label: "move the old data back", Script: dataBackScript, Args: []string{dir, aside, dir + asideMark + time.Now().UTC().Format(asideTime)},
+	})
+}
+
+// asideTime is how a time is written in the name of data that was put aside.
+const asideTime = "20060102T150405.000Z"
 
 // forgetAdoption removes what says that the host is being taken over, or is a
 // member of a cluster of ours. What the new member had for data is moved aside.
 func (h *Host) forgetAdoption(ctx context.Context) error {
-	if dir := h.Want.Member.DataDir; !h.Facts.Adoption.InPlace {
-		aside := dir + asideMark + time.Now().UTC().Format("20060102T150405.000Z")
+	if dir := h.Want.Member.DataDir; !h.Facts.Adoption.InPlace && h.Facts.Adoption.DataDir != dir {
+		aside := dir + asideMark + time.Now().UTC().Format(asideTime)
 		if _, err := h.Remote.Run(ctx, remote.Command{Label: "move the new member's data aside", Script: asideScript, Args: []string{dir, aside}}); err != nil {
 			return err
 		}

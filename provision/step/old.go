@@ -118,7 +118,7 @@ func (o *Old) complete(ctx context.Context, h *Host) error {
 
 // oldOf is what a host remembers of its old etcd, enough to start it again.
 func oldOf(o *Old) observed.Adoption {
-	a := observed.Adoption{Installer: string(o.Installer), Unit: o.Unit, DataDir: o.DataDir(), Owner: o.Owner}
+	a := observed.Adoption{Installer: string(o.Installer), Member: o.Flags["name"], Unit: o.Unit, DataDir: o.DataDir(), Owner: o.Owner}
 	if o.Unit == "" {
 		a.Manifest, a.Kept = o.Source, keptManifest
 	}
@@ -131,11 +131,13 @@ const keptManifest = "/etc/kubernetes/etcd.yaml.before-muster"
 
 // stopOldScript has the old etcd started by nobody any more, and waits until its
 // process is gone: that holds a lock on its database. Where an earlier run has
-// come to starting the new member, that one may hold the lock.
+// come to starting the new member, that one may hold the lock, and its manifest
+// ($5) be where the old one's was.
 const stopOldScript = `set -eu
-unit=$1 manifest=$2 kept=$3 database=$4/member/snap/db
+unit=$1 manifest=$2 kept=$3 database=$4/member/snap/db new=$5
+[ -e "$new" ] || new=/dev/null
 if [ -n "$manifest" ]; then
-	if [ -e "$manifest" ]; then
+	if [ -e "$manifest" ] && [ "$(sha256sum <"$manifest")" != "$(sha256sum <"$new")" ]; then
 		mv -fT "$manifest" "$kept"
 		sync "$kept"
 	fi
@@ -171,7 +173,7 @@ func (h *Host) stopOld(ctx context.Context, a observed.Adoption) error {
 		sentence = fmt.Sprintf("moved %s to %s, so that the kubelet stopped etcd", a.Manifest, a.Kept)
 	}
 	return h.changeByScript(ctx, sentence, remote.Command{
-		Label: "stop the old etcd", Script: h.memberScript(stopOldScript), Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir},
+		Label: "stop the old etcd", Script: h.memberScript(stopOldScript), Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir, h.unit().Path},
 	})
 }
 

@@ -181,12 +181,16 @@ func (e examination) kubelet() {
 	if !e.unit().IsPod() {
 		return
 	}
-	if !e.Facts.Kubelet {
-		e.problem("the kubelet does not run, and in the stacked topology it runs the member; start it with staticPodPath: %s (systemctl start kubelet): it needs no API server for that", path.Dir(e.unit().Manifest))
-	}
+	e.runningKubelet()
 	_, theirs := e.Facts.Files[e.unit().Manifest]
 	if theirs && !e.Facts.Unit.Loaded {
 		e.problem("the kubelet runs an etcd that muster has not installed, by %s; muster adopt takes it over", e.unit().Manifest)
+	}
+}
+
+func (e examination) runningKubelet() {
+	if e.unit().IsPod() && !e.Facts.Kubelet {
+		e.problem("the kubelet does not run, and in the stacked topology it runs the member; start it with staticPodPath: %s (systemctl start kubelet): it needs no API server for that", path.Dir(e.unit().Manifest))
 	}
 }
 

@@ -113,9 +113,10 @@ func (s *Restore) Stop(ctx context.Context, r *Run) error {
 	})
 }
 
-// asideScript moves the data directory $1 to $2, once. A file system of its own
+// asideFunction moves the directory $1 to $2, once. A file system of its own
 // cannot be renamed: there, what it holds is moved into a directory in it.
-const asideScript = `set -eu
+const asideFunction = `set -eu
+put_aside() (
 dir=$1 aside=$2
 [ -d "$dir" ] && [ ! -e "$aside" ] || exit 0
 mv -fT "$dir" "$aside" 2>/dev/null && exit 0
@@ -130,7 +131,11 @@ for entry in "$dir"/* "$dir"/.[!.]*; do
 	mv -f "$entry" "$inside/"
 done
 sync "$dir"
+)
 `
+
+// asideScript is asideFunction for its arguments.
+const asideScript = asideFunction + `put_aside "$1" "$2"`
 
 // asideMark is in the names of data that a restore has put aside.
 const asideMark = ".before-restore-"
@@ -147,7 +152,7 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	if !state.Of(s.Contents.SHA256) {
 		state = observed.Restoring{Snapshot: s.Contents.SHA256, ID: s.id, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts}
 		if h.Facts.Data == observed.DataFilled {
-			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format("20060102T150405.000Z")
+			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format(asideTime)
 		}
 		if err := h.writeRestoring(ctx, state); err != nil {
 			return err

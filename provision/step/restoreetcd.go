@@ -1,9 +1,7 @@
 package step
 
 import (
-	"bytes"
 	"context"
-	"debug/buildinfo"
 	"path"
 	"strings"
 	"time"
@@ -28,24 +26,10 @@ func (h *Host) binary(program string) string {
 	return program
 }
 
-// serverPackage is what musterd was compiled from.
-const serverPackage = "muster/cmd/musterd"
-
 // runsMusterd asks the server that is installed whether it is musterd, which
-// founds a cluster from a snapshot by itself, or etcd's own, which does not. The
-// one in a container is looked at here.
+// founds a cluster from a snapshot by itself, or etcd's own, which does not.
 func (h *Host) runsMusterd(ctx context.Context) (bool, error) {
-	if h.unit().IsPod() {
-		server, err := h.run.Programs.Find(ctx, serverProgram, h.Server.Binary, goArch(h.Facts.Machine))
-		if err != nil {
-			return false, &localError{err}
-		}
-		info, err := buildinfo.Read(bytes.NewReader(server.Content()))
-		return err == nil && info.Path == serverPackage, nil
-	}
-	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "ask the server for its version", Script: `"$1" --version`, Args: []string{h.binary(serverProgram)},
-	})
+	result, err := h.Remote.Run(ctx, h.askVersion())
 	return strings.Contains(result.Stdout, "musterd Version:"), err
 }
 
@@ -76,24 +60,29 @@ rm -rf "$new"
 sync "$dir"
 `
 
+// unpack makes a directory with the data of a member of etcd's.
+func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initialCluster string) error {
+	return h.changeByScript(ctx, "unpacked the snapshot to "+dir, remote.Command{
+		Label: "unpack the snapshot", Script: unpackScript,
+		Args: []string{
+			h.binary(clientProgram), placed(h), dir, owner,
+			"--name", member, "--initial-advertise-peer-urls", h.Want.Member.PeerURL,
+			"--initial-cluster", initialCluster,
+			"--initial-cluster-token", h.run.Cluster.Token + "-" + s.Contents.SHA256[:12],
+		},
+	})
+}
+
 // prepareEtcd unpacks the snapshot for etcd's own server. The cluster gets a
 // token of its own, and so another ID than the one that was there.
 func (s *Restore) prepareEtcd(ctx context.Context, h *Host) (ready func() error, err error) {
 	dir, owner := h.Want.Member.DataDir, h.Want.Account.User+":"+h.Want.Account.Group
 	unpacked := dir + ".restoring"
-	if err := h.changeByScript(ctx, "unpacked the snapshot to "+unpacked, remote.Command{
-		Label: "unpack the snapshot", Script: unpackScript,
-		Args: []string{
-			h.binary(clientProgram), placed(h), unpacked, owner,
-			"--name", h.Name, "--initial-advertise-peer-urls", h.Want.Member.PeerURL,
-			"--initial-cluster", desired.Founding(h.run.Cluster).InitialCluster,
-			"--initial-cluster-token", h.run.Cluster.Token + "-" + s.Contents.SHA256[:12],
-		},
-	}); err != nil {
+	if err := s.unpack(ctx, h, unpacked, owner, h.Name, desired.Founding(h.run.Cluster).InitialCluster); err != nil {
 		return nil, err
 	}
 	return func() error {
-		found := dir + asideMark + time.Now().UTC().Format("20060102T150405.000Z")
+		found := dir + asideMark + time.Now().UTC().Format(asideTime)
 		return h.changeByScript(ctx, "made "+path.Join(dir, "member")+" of the snapshot", remote.Command{
 			Label: "put the snapshot in place", Script: fillScript, Args: []string{dir, unpacked, owner, found},
 		})
