@@ -5,12 +5,15 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"sync"
 	"time"
@@ -18,7 +21,6 @@ import (
 	"github.com/cloudflare/cfssl/config"
 	"github.com/cloudflare/cfssl/csr"
 	"github.com/cloudflare/cfssl/helpers"
-	"github.com/cloudflare/cfssl/initca"
 	cfssllog "github.com/cloudflare/cfssl/log"
 	"github.com/cloudflare/cfssl/signer"
 	"github.com/cloudflare/cfssl/signer/local"
@@ -27,9 +29,12 @@ import (
 const (
 	caCommonName = "etcd-ca"
 
-	// backdate tolerates hosts whose clock is behind the workstation's. cfssl
-	// subtracts the same from a CA, at the expense of its lifetime.
+	// backdate tolerates hosts whose clock is behind the workstation's.
 	backdate = 5 * time.Minute
+
+	// serialBits is the length of a CA's serial number: 20 bytes at most, and
+	// not negative (RFC 5280, 4.1.2.2).
+	serialBits = 159
 
 	reasonMissing = "missing"
 )
@@ -131,18 +136,34 @@ func (a Algorithm) of(key crypto.PublicKey) bool {
 	return false
 }
 
-// selfSign returns the certificate of a new CA that has the given key.
+// selfSign returns the certificate of a new CA that has the given key. It has
+// what kubeadm's has, the name of the CA among the names included, which cfssl
+// leaves out of every CA.
 func selfSign(keyPEM []byte, lifetime time.Duration) ([]byte, error) {
-	quietly()
 	key, err := helpers.ParsePrivateKeyPEM(keyPEM)
 	if err != nil {
 		return nil, err
 	}
-	cert, _, err := initca.NewFromSigner(&csr.CertificateRequest{
-		CN: caCommonName,
-		CA: &csr.CAConfig{Expiry: (lifetime + backdate).String()},
-	}, key)
-	return cert, err
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits))
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: caCommonName},
+		DNSNames:              []string{caCommonName},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(lifetime),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
 // issue makes a key and a certificate for it.

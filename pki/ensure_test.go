@@ -84,13 +84,12 @@ func TestCertificatesFieldByField(t *testing.T) {
 	if ca.Subject.String() != "CN=etcd-ca" || !ca.IsCA || !ca.BasicConstraintsValid {
 		t.Errorf("the CA is %q, IsCA %v", ca.Subject, ca.IsCA)
 	}
-	if ca.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign || len(ca.ExtKeyUsage) != 0 {
+	if ca.KeyUsage != x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment|x509.KeyUsageCertSign || len(ca.ExtKeyUsage) != 0 {
 		t.Errorf("the CA may be used for %b, %v", ca.KeyUsage, ca.ExtKeyUsage)
 	}
-	if len(ca.DNSNames)+len(ca.IPAddresses) != 0 {
+	if len(ca.DNSNames) != 1 || ca.DNSNames[0] != "etcd-ca" || len(ca.IPAddresses) != 0 {
 		t.Errorf("the CA has names: %v %v", ca.DNSNames, ca.IPAddresses)
 	}
-	// cfssl rounds the times of a CA to whole minutes.
 	near(t, "the CA's NotBefore", ca.NotBefore, before.Add(-5*time.Minute))
 	near(t, "the CA's NotAfter", ca.NotAfter, before.Add(tenYears))
 
