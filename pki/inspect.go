@@ -215,6 +215,11 @@ func (in *Inspection) Judge(host, name string, cert []byte) Certificate {
 	return Certificate{Role: Client, Host: host, Path: name, Problems: []string{"it is none of the cluster's"}}
 }
 
+// Succeeds is the Succeeds of the bundle.
+func (in *Inspection) Succeeds(host, name string, cert []byte) bool {
+	return in.Bundle.Succeeds(in.spec, host, name, cert, in.now)
+}
+
 // JudgeBundle describes the CAs of a bundle that was found elsewhere.
 func (in *Inspection) JudgeBundle(bundle []byte) []Certificate {
 	certs, err := parseCAs(bundle)

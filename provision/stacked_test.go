@@ -1,7 +1,9 @@
 package provision
 
 import (
+	"bytes"
 	"context"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"muster/pki"
+	"muster/provision/desired"
 	"muster/provision/journal"
 	"muster/provision/plan"
 	"muster/provision/practice"
@@ -246,4 +249,65 @@ func TestStackedRefuses(t *testing.T) {
 	l := newLab(t, 1)
 	l.load(stacked)
 	l.mustFail("controller-0: the kubelet does not run", "staticPodPath: /etc/kubernetes/manifests", "commands are missing: ctr", "containerd")
+}
+
+// TestStackedRenewedByKubeadm has somebody else renew certificates with the same
+// CA, as kubeadm certs renew does where it made the cluster: muster goes on with
+// them. Others it replaces.
+func TestStackedRenewedByKubeadm(t *testing.T) {
+	l := newStackedLab(t, 1)
+	l.mustApply()
+	spec := desired.Certificates(l.cluster)
+	other := pki.Open(filepath.Join(l.dir, "kubeadm"), pki.Keys{})
+	read := func(name string) []byte {
+		text, err := os.ReadFile(filepath.Join(l.cluster.PKI.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if _, err := other.Import(l.context(), read("ca.crt"), read("ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	install := func(lifetime time.Duration, sans ...string) pki.Pair {
+		t.Helper()
+		spec.LeafLifetime, spec.Algorithm = lifetime, pki.RSA2048
+		spec.Hosts[0].SANs = append(spec.Hosts[0].SANs, sans...)
+		bundle, _, err := other.Renew(l.context(), spec, func(string, time.Time) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair := bundle.Hosts["controller-0"].Server
+		for ext, text := range map[string][]byte{".crt": pair.Cert, ".key": pair.Key} {
+			name := l.hosts[0].Path("/etc/kubernetes/pki/etcd/server" + ext)
+			if err := os.WriteFile(name, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.sh(0, "chmod 0644 /etc/kubernetes/pki/etcd/server.crt")
+		return pair
+	}
+	pair := install(400*24*time.Hour, "more.example")
+	l.mustBeDone()
+	if served := l.served(l.cluster.Hosts[0].ClientURL()); !bytes.Equal(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: served.Raw}), pair.Cert) {
+		t.Error("the member does not serve what kubeadm has renewed")
+	}
+	check, err := CheckCertificates(l.context(), l.cluster, l.opts)
+	if err != nil || !check.OK {
+		t.Errorf("%+v, %v", check, err)
+	}
+	// One that ends before ours gives us nothing.
+	install(100 * 24 * time.Hour)
+	if n := l.mustApply().Changes; n == 0 {
+		t.Error("a certificate with less time than ours was left in place")
+	}
+	l.mustBeDone()
+	// And renewing is renewing.
+	pair = install(400 * 24 * time.Hour)
+	if _, err := RenewCertificates(l.context(), l.cluster, l.opts, Renewal{All: true}); err != nil {
+		l.fatal(err)
+	}
+	if now := l.sh(0, "cat /etc/kubernetes/pki/etcd/server.crt"); now == string(pair.Cert) {
+		t.Error("certs renew left kubeadm's certificate in place")
+	}
 }

@@ -78,6 +78,8 @@ type File struct {
 	Content []byte
 	// Secret content must not be printed, logged or shown in a diff.
 	Secret bool
+	// Kept says that what the host has there is as good, and stays.
+	Kept bool
 }
 
 // Unit is what a host runs its member by: a unit of systemd's or, with a

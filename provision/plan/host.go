@@ -185,7 +185,7 @@ func (c *comparison) file(f desired.File) {
 	switch {
 	case !exists:
 		c.add(Create, kind, f.Path, contentDetails(kind, f, "")...)
-	case len(f.Content) == 0 || have.SHA256 != hex.EncodeToString(sum[:]):
+	case !f.Kept && (len(f.Content) == 0 || have.SHA256 != hex.EncodeToString(sum[:])):
 		c.add(Update, kind, f.Path, append(contentDetails(kind, f, have.Text), attributes(have, f.Mode, f.Owner, f.Group)...)...)
 	default:
 		c.attributes(kind, f.Path, have, f.Mode, f.Owner, f.Group)

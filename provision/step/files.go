@@ -60,7 +60,7 @@ func (h *Host) installUnitFile(ctx context.Context, f desired.File) (changed boo
 func (h *Host) prepareFile(ctx context.Context, f desired.File) (differs bool, err error) {
 	have := h.Facts.Files[f.Path]
 	sum := sha256.Sum256(f.Content)
-	if have.SHA256 == hex.EncodeToString(sum[:]) {
+	if f.Kept || have.SHA256 == hex.EncodeToString(sum[:]) {
 		return false, h.setAttributes(ctx, remoteFile(f), have)
 	}
 	return true, h.willRestart(ctx, f.Path)

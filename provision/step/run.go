@@ -66,6 +66,7 @@ type Run struct {
 	bootstraps map[string]desired.Bootstrap // by host, where they are not Founding
 	images     map[string]string            // of the containers, by host; see nameImages
 	hooks      hookState
+	recognizes bool // certificates that somebody else has renewed
 	sealed     bool // the cluster refuses writes on purpose, see Adopt
 }
 

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
+	"time"
 
 	"muster/pki"
 	"muster/provision/desired"
@@ -21,7 +23,7 @@ func Survey(ctx context.Context, r *Run) error {
 	if err != nil {
 		return &localError{err}
 	}
-	r.Bundle, r.toMake = bundle, toMake
+	r.Bundle, r.toMake, r.recognizes = bundle, toMake, true
 	r.roster = roster{}
 	if running := r.running(); len(running) > 0 && len(bundle.CA) > 0 && len(bundle.HealthcheckClient.Cert) > 0 {
 		c, err := converse(r)
@@ -147,9 +149,29 @@ func (r *Run) outfit() error {
 	}
 	for i, h := range r.Hosts {
 		h.Want = want[i]
+		if r.recognizes && h.unit().IsPod() {
+			h.keepRenewed()
+		}
 	}
 	r.outfitAPIServers()
 	return nil
+}
+
+// keepRenewed leaves those certificates alone that kubeadm has renewed since: it
+// has the CA of a cluster that it made, and renews at every upgrade.
+func (h *Host) keepRenewed() {
+	spec := desired.Certificates(h.run.Cluster)
+	kept := map[string]bool{}
+	for _, f := range h.Want.Files {
+		stem, isCert := strings.CutSuffix(f.Path, ".crt")
+		have := h.Facts.Files[f.Path].Text
+		if isCert && have != "" && h.run.Bundle.Succeeds(spec, h.Name, path.Base(stem), []byte(have), time.Now()) {
+			kept[f.Path], kept[stem+".key"] = true, true
+		}
+	}
+	for i := range h.Want.Files {
+		h.Want.Files[i].Kept = kept[h.Want.Files[i].Path]
+	}
 }
 
 // MakePlan compares what each host should have with what it has.
