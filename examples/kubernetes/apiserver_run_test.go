@@ -38,9 +38,12 @@ func TestAPIServer(t *testing.T) {
 				{"conflicts", conflicts},
 				{"server-side apply", serverSideApply},
 				{"encryption at rest", encryptionAtRest},
+				{"events", makeEvents},
+				{"leader election", leaderElection},
 				{"pages", pages},
 				{"watch", watchAndResume},
 				{"compaction", compaction},
+				{"events have ended", eventsEnd},
 				{"load", func(t *testing.T, a *apiserver) { a.whileBroken(t, func() { load(t, a) }) }},
 				{"restart", restartOfTheAPIServer},
 			} {
@@ -64,11 +67,16 @@ func TestAPIServer(t *testing.T) {
 		t.Errorf("the keys differ (-etcd +musterd):\n%s", diff)
 	}
 	for _, message := range slices.Sorted(maps.Keys(ours.errors)) {
-		if theirs.errors[message] == 0 {
+		if theirs.errors[message] == 0 && !early.MatchString(message) {
 			t.Errorf("logged %d times with musterd, and never with etcd: %s", ours.errors[message], message)
 		}
 	}
 }
+
+// early is what a kube-apiserver may log on an empty store, whichever it is: the
+// controller of its own lease does not wait for the one that makes the namespace,
+// and tries again.
+var early = regexp.MustCompile(`"Failed to ensure lease exists, will retry" err="namespaces \\"kube-system\\" not found"`)
 
 // What kube-apiserver makes up has another name each time.
 var madeUp = []struct {

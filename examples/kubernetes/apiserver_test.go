@@ -29,6 +29,8 @@ const (
 	// compactionInterval is how often the kube-apiserver compacts the store: its
 	// default is five minutes.
 	compactionInterval = 5 * time.Second
+	// eventTTL is how long an event is kept: the default is an hour.
+	eventTTL = 20 * time.Second
 )
 
 // apiserver is a kube-apiserver on a store.
@@ -91,6 +93,7 @@ resources:
 	listener.Close()
 
 	a := &apiserver{store: s, args: append([]string{
+		"--event-ttl=" + eventTTL.String(),
 		"--etcd-compaction-interval=" + compactionInterval.String(),
 		"--encryption-provider-config=" + encryption,
 		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port), "--cert-dir=" + s.path("certificates"),

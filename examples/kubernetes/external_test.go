@@ -83,7 +83,7 @@ func (a *apiserver) leaveTraces(t *testing.T, name string) {
 // kubectl use it.
 func (w *externalPage) startAPIServer(onMaster func(string) string) *apiserver {
 	w.t.Helper()
-	s := &store{t: w.t, name: "musterd", dir: w.dir}
+	s := &store{t: w.t, name: "musterd", dir: w.dir, flags: []string{"--event-ttl=1h"}}
 	for _, flag := range w.part.lines {
 		s.flags = append(s.flags, kubernetesPath.ReplaceAllStringFunc(w.onPractice(flag), onMaster))
 	}

@@ -18,7 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/util/retry"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
 func configMap(name string, data map[string]string) *corev1.ConfigMap {
@@ -45,23 +45,7 @@ func conflicts(t *testing.T, a *apiserver) {
 	for range writers {
 		group.Go(func() error {
 			for range each {
-				err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
-					for {
-						m, err := maps.Get(t.Context(), "counter", metav1.GetOptions{})
-						if err != nil {
-							return err
-						}
-						n, err := strconv.Atoi(m.Data["n"])
-						if err != nil {
-							return err
-						}
-						m.Data["n"] = strconv.Itoa(n + 1)
-						if _, err = maps.Update(t.Context(), m, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
-							return err
-						}
-					}
-				})
-				if err != nil {
+				if err := increment(t.Context(), maps); err != nil {
 					return err
 				}
 			}
@@ -80,6 +64,24 @@ func conflicts(t *testing.T, a *apiserver) {
 	}
 	if _, err := maps.Update(t.Context(), stale, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
 		t.Errorf("an update of an old version: %v", err)
+	}
+}
+
+// increment counts one up in the object counter, as often as it takes.
+func increment(ctx context.Context, maps corev1client.ConfigMapInterface) error {
+	for {
+		m, err := maps.Get(ctx, "counter", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(m.Data["n"])
+		if err != nil {
+			return err
+		}
+		m.Data["n"] = strconv.Itoa(n + 1)
+		if _, err = maps.Update(ctx, m, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+			return err
+		}
 	}
 }
 
@@ -386,28 +388,55 @@ func (a *apiserver) insist(ctx context.Context, do func() error) error {
 	}
 }
 
-// disturb restarts every member, the leader first: its lead goes to another one.
+// disturb takes the leader away and brings it back, and restarts every other
+// member.
 func (a *apiserver) disturb(ctx context.Context) error {
-	leader, err := a.store.leader(ctx)
+	all := len(a.store.endpoints)
+	lost, err := a.store.leader(ctx, -1)
 	if err != nil {
 		return err
 	}
-	for i := range len(a.store.endpoints) {
-		host := (leader + i) % len(a.store.endpoints)
-		if err := a.store.restart(host); err != nil {
-			return err
+	if err := a.store.systemctl("stop", lost); err != nil {
+		return err
+	}
+	if err := a.settled(ctx, lost); err != nil {
+		return fmt.Errorf("after the loss of controller-%d: %w", lost, err)
+	}
+	err = a.insist(ctx, func() error {
+		_, err := a.clients.CoreV1().ConfigMaps("load").Create(ctx, configMap("without-one", nil), metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // an answer was lost
+			return nil
 		}
-		for deadline := time.Now().Add(time.Minute); ; {
-			_, err := a.store.leader(ctx) // asks every member
-			if err == nil {
-				break
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write without controller-%d: %w", lost, err)
+	}
+	if err := a.store.systemctl("start", lost); err != nil {
+		return err
+	}
+	for i := range all {
+		host := (lost + i) % all
+		if i > 0 {
+			if err := a.store.systemctl("restart", host); err != nil {
+				return err
 			}
-			if ctx.Err() != nil || time.Now().After(deadline) {
-				return fmt.Errorf("after the restart of controller-%d: %w", host, err)
-			}
+		}
+		if err := a.settled(ctx, -1); err != nil {
+			return fmt.Errorf("after the start of controller-%d: %w", host, err)
 		}
 	}
 	return nil
+}
+
+// settled waits until every member but one, or all with -1, know a leader.
+func (a *apiserver) settled(ctx context.Context, but int) error {
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, err := a.store.leader(ctx, but)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // restartOfTheAPIServer finds everything again after a restart.

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -109,28 +110,38 @@ func (s *store) muster(args ...string) string {
 	return string(out)
 }
 
-// restart restarts the member of a host.
-func (s *store) restart(host int) error {
+// systemctl starts, stops or restarts the member of a host.
+func (s *store) systemctl(verb string, host int) error {
 	name := fmt.Sprintf("controller-%d", host)
-	out, err := exec.Command(filepath.Join(programs, "muster"), "-f", s.inventory, "exec", name, "--", "systemctl", "restart", "musterd").CombinedOutput()
+	out, err := exec.Command(filepath.Join(programs, "muster"), "-f", s.inventory, "exec", name, "--", "systemctl", verb, "musterd").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("restart the member of %s: %w: %s", name, err, out)
+		return fmt.Errorf("%s the member of %s: %w: %s", verb, name, err, out)
 	}
 	return nil
 }
 
-// leader is the number of the host whose member leads.
-func (s *store) leader(ctx context.Context) (int, error) {
+// leader is the number of the host whose member leads. Every member is asked,
+// but for that of one host, unless that is -1.
+func (s *store) leader(ctx context.Context, but int) (int, error) {
+	leader := -1
 	for i, endpoint := range s.endpoints {
-		status, err := s.client.Status(ctx, endpoint)
+		if i == but {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, 5*time.Second)
+		status, err := s.client.Status(call, endpoint)
+		cancel()
 		if err != nil {
 			return 0, err
 		}
 		if status.Leader == status.Header.MemberId {
-			return i, nil
+			leader = i
 		}
 	}
-	return 0, fmt.Errorf("nobody leads")
+	if leader < 0 {
+		return 0, errors.New("nobody leads")
+	}
+	return leader, nil
 }
 
 // keys returns every key, in order.
