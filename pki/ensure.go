@@ -15,9 +15,12 @@ type Change struct {
 	Reason string // what was wrong with the one that was there
 }
 
-// Store is the directory of one cluster's certificates.
+// Store is the directory of one cluster's certificates, or of several that have
+// one CA. It may be used from several goroutines, which wait for each other for
+// as long as it takes; other processes, and another Store, do for a few seconds.
 type Store struct {
 	dir   string
+	turn  chan struct{} // holds one value while somebody is at work
 	vault vault
 	now   func() time.Time
 	// checkpoint is called after each step that reaches the disk; its error
@@ -27,7 +30,7 @@ type Store struct {
 
 // Open returns the store in a directory, which need not exist yet.
 func Open(dir string, keys Keys) *Store {
-	return &Store{dir: dir, vault: vault{keys: keys}, now: time.Now, checkpoint: func(string) error { return nil }}
+	return &Store{dir: dir, turn: make(chan struct{}, 1), vault: vault{keys: keys}, now: time.Now, checkpoint: func(string) error { return nil }}
 }
 
 // Ensure is the Ensure of a Store whose CA's key is not encrypted.
@@ -80,6 +83,12 @@ func (s *Store) issue(ctx context.Context, spec Spec, due func(string, time.Time
 // locked opens the directory, excludes other runs from it, and completes what
 // a killed run has begun.
 func (s *Store) locked(ctx context.Context, do func(directory) error) error {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	d := directory{root: s.dir, checkpoint: s.checkpoint}
 	if err := d.open(); err != nil {
 		return err

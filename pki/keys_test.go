@@ -2,8 +2,12 @@ package pki
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"filippo.io/age"
@@ -111,4 +115,42 @@ func identityFile(t *testing.T, i *age.X25519Identity) string {
 	path := filepath.Join(t.TempDir(), "identity")
 	must(t, os.WriteFile(path, []byte(i.String()+"\n"), 0o600))
 	return path
+}
+
+// Two clusters with one CA use one Store at the same time: whoever is first asks
+// for the passphrase, for as long as it takes to type it.
+func TestOneStoreForTwoClusters(t *testing.T) {
+	dir, specs := filepath.Join(t.TempDir(), "pki"), []Spec{threeHosts(), threeHosts()}
+	for i := range specs[1].Hosts {
+		specs[1].Hosts[i].Name = fmt.Sprintf("events-%d", i)
+	}
+	mustEnsure(t, dir, specs[0])
+	var asked int
+	must(t, Open(dir, Keys{workFactor: 10}).EncryptKey(t.Context(), nil, answers("correct horse", &asked)))
+	must(t, os.RemoveAll(filepath.Join(dir, hostsDir)))
+
+	asked = 0
+	s := Open(dir, Keys{Passphrase: answers("correct horse", &asked), workFactor: 10})
+	bundles, errs := make([]Bundle, 2), make([]error, 2)
+	var both sync.WaitGroup
+	for i, spec := range specs {
+		both.Go(func() { bundles[i], _, errs[i] = s.Ensure(t.Context(), spec) })
+	}
+	both.Wait()
+	must(t, errors.Join(errs...))
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	for i, spec := range specs {
+		checkWhole(t, dir, bundles[i], spec)
+	}
+	if !bytes.Equal(bundles[0].APIServerEtcdClient.Cert, bundles[1].APIServerEtcdClient.Cert) {
+		t.Error("the two have different clients")
+	}
+	waiting, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.turn <- struct{}{}
+	if _, _, err := s.Ensure(waiting, specs[0]); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want that of the context", err)
+	}
 }

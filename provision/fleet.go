@@ -6,18 +6,22 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"muster/pki"
 	"muster/provision/inventory"
 	"muster/provision/remote"
 )
 
 // Fleet is what operations on several clusters share: the keys that log in and
-// the connections to bastions, and the programs to install, which are read or
-// made once.
+// the connections to bastions, the programs to install, which are read or made once,
+// and directories of certificates.
 type Fleet struct {
 	dialer   *remote.Dialer
 	programs *programs
 	hosts    int64 // how many are worked on at once
 	room     *semaphore.Weighted
+
+	mu     sync.Mutex
+	stores map[string]*pki.Store // by directory
 }
 
 // NewFleet prepares operations on several clusters with the options that they
@@ -29,7 +33,17 @@ func NewFleet(o Options) (*Fleet, error) {
 		return nil, err
 	}
 	hosts := int64(o.Concurrency)
-	return &Fleet{dialer: dialer, programs: newPrograms(o), hosts: hosts, room: semaphore.NewWeighted(hosts)}, nil
+	return &Fleet{dialer: dialer, programs: newPrograms(o), hosts: hosts, room: semaphore.NewWeighted(hosts), stores: map[string]*pki.Store{}}, nil
+}
+
+// store is the one for a directory, which clusters with one CA share.
+func (f *Fleet) store(dir string, keys pki.Keys) *pki.Store {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stores[dir] == nil {
+		f.stores[dir] = pki.Open(dir, keys)
+	}
+	return f.stores[dir]
 }
 
 // Close closes the connections to bastions, when no operation is left.

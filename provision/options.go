@@ -83,6 +83,7 @@ func begin(operation string, cluster *inventory.Cluster, o Options) (*step.Run, 
 	}
 	if o.Fleet != nil {
 		r.Dialer, r.Programs, r.Shares = o.Fleet.dialer, o.Fleet.programs, true
+		r.PKI = o.Fleet.store(cluster.PKI.Dir, o.CAKeys)
 		return r, step.Outline(r)
 	}
 	dialer, err := remote.NewDialer(o.SSH)

@@ -199,8 +199,9 @@ func (c certs) rotate(ctx context.Context, flags operationFlags, until string) e
 	if until == "" && !flags.yes {
 		stops = []pki.Phase{pki.Trusting, pki.Issuing, ""}
 	}
+	options := c.options(ctx, flags, nil) // once: a passphrase is not asked for again
 	for _, stop := range stops {
-		phase, err := c.rotateUntil(ctx, flags, clusters, stop)
+		phase, err := c.rotateUntil(ctx, options, clusters, stop)
 		if err != nil {
 			return err
 		}
@@ -240,10 +241,11 @@ func ofOneCA(clusters []*inventory.Cluster) error {
 }
 
 // rotateUntil goes on to the end of a phase, and tells what came of it.
-func (c certs) rotateUntil(ctx context.Context, flags operationFlags, clusters []*inventory.Cluster, stop pki.Phase) (pki.Phase, error) {
+func (c certs) rotateUntil(ctx context.Context, o provision.Options, clusters []*inventory.Cluster, stop pki.Phase) (pki.Phase, error) {
 	if len(clusters) == 1 {
 		r := c.newReporter(hostNames(clusters[0]))
-		report, err := provision.RotateCA(ctx, clusters[0], c.options(ctx, flags, r), stop)
+		o.Reporter = c.reporter(r)
+		report, err := provision.RotateCA(ctx, clusters[0], o, stop)
 		r.stop(err == nil)
 		if err := c.done(clusters[0], report, err); err != nil {
 			return "", err
@@ -255,8 +257,7 @@ func (c certs) rotateUntil(ctx context.Context, flags operationFlags, clusters [
 		r = c.newReporter(nil)
 	}
 	reports, err := provision.RotateSharedCA(ctx, clusters, func(cluster *inventory.Cluster) provision.Options {
-		o := c.options(ctx, flags, r)
-		o.Reporter = inCluster{cluster.Name, o.Reporter}
+		o.Reporter = inCluster{cluster.Name, c.reporter(r)}
 		return o
 	}, stop)
 	if err != nil {

@@ -211,3 +211,33 @@ func TestDifference(t *testing.T) {
 		t.Error("two plans have one fingerprint")
 	}
 }
+
+// What another cluster's run does to certificates that are shared makes no other
+// plan; anything else does.
+func TestSharedCertificatesAreNoOtherPlan(t *testing.T) {
+	own := Change{Host: "events-0", Action: Create, Kind: Certificate, Name: "/etc/muster/pki/server.crt"}
+	before := &Plan{Cluster: "events", Hosts: []string{"events-0"}, Changes: []Change{
+		{Action: Create, Kind: Certificate, Name: "ca.crt", Details: []string{"missing"}, Shared: true},
+		{Host: "events-0", Action: Create, Kind: Certificate, Name: "/etc/muster/pki/ca.crt", Details: []string{"a new one"}, Shared: true},
+		own,
+	}}
+	after := &Plan{Cluster: "events", Hosts: before.Hosts, Changes: []Change{
+		{Host: "events-0", Action: Create, Kind: Certificate, Name: "/etc/muster/pki/ca.crt", Details: []string{"etcd-ca, until 2036"}, Shared: true},
+		own,
+	}}
+	if d := Difference(before, after); d != "" || before.Fingerprint() != after.Fingerprint() {
+		t.Errorf("difference %q, fingerprints %s and %s", d, before.Fingerprint(), after.Fingerprint())
+	}
+	for name, change := range map[string]func(*Change){
+		"the action":      func(c *Change) { c.Action = Update },
+		"who shares it":   func(c *Change) { c.Shared = false },
+		"another one":     func(c *Change) { c.Name = "/etc/muster/pki/peer.crt" },
+		"on another host": func(c *Change) { c.Host = "events-1" },
+	} {
+		other := &Plan{Cluster: "events", Hosts: before.Hosts, Changes: slices.Clone(after.Changes)}
+		change(&other.Changes[0])
+		if Difference(before, other) == "" || before.Fingerprint() == other.Fingerprint() {
+			t.Errorf("%s makes no difference", name)
+		}
+	}
+}
