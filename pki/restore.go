@@ -2,6 +2,7 @@ package pki
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ type Found struct {
 	CA                []byte // PEM
 	Hosts             map[string]HostPairs
 	HealthcheckClient Pair
+	// APIServerEtcdClient may be that of another cluster: it counts only when
+	// one of the CAs has signed it.
+	APIServerEtcdClient Pair
 }
 
 // inUse returns the CAs that have signed what was found. In the middle of a
@@ -46,7 +50,7 @@ func (f Found) inUse() ([]byte, error) {
 
 // Restore writes what the hosts have, and the directory lacks, into the
 // directory. What the directory has is never replaced. The CA's key and the
-// certificates of other clients are on no host: what of the spec is still
+// certificates of further clients are on no host: what of the spec is still
 // missing afterwards is returned, by path.
 func (s *Store) Restore(ctx context.Context, spec Spec, found Found) (changes []Change, missing []string, err error) {
 	if err := spec.check(); err != nil {
@@ -87,6 +91,9 @@ func (s *Store) Restore(ctx context.Context, spec Spec, found Found) (changes []
 		}
 	}
 	bundle := Bundle{Hosts: found.Hosts, HealthcheckClient: found.HealthcheckClient}
+	if cert, err := parseLeaf(found.APIServerEtcdClient); err == nil && slices.ContainsFunc(ca.trusted, func(c *x509.Certificate) bool { return cert.CheckSignatureFrom(c) == nil }) {
+		bundle.APIServerEtcdClient = found.APIServerEtcdClient
+	}
 	run := &issuing{spec: spec, dir: d, now: s.now(), ca: ca}
 	for _, want := range spec.leaves() {
 		reason, err := run.restore(want, want.load(bundle))

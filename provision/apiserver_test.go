@@ -113,6 +113,7 @@ func TestAPIServersGetTheirCertificates(t *testing.T) {
 	l.rotatedWith(master)
 	l.foreign(master)
 	l.outOfReach(master)
+	l.lostWith(master)
 	l.resetWith(master)
 }
 
@@ -293,4 +294,39 @@ func (l *lab) judged(master *practice.Host) {
 	}
 	master.Inject(practice.Faults{})
 	l.mustApply()
+}
+
+// lostWith loses the workstation's directory. What the machines have comes back
+// from there, and is not emptied when it does not.
+func (l *lab) lostWith(master *practice.Host) {
+	l.t.Helper()
+	if err := os.RemoveAll(l.cluster.PKI.Dir); err != nil {
+		l.t.Fatal(err)
+	}
+	recovery, err := RecoverCertificates(l.context(), l.cluster, l.opts)
+	if err != nil {
+		l.fatal(err)
+	}
+	if want := []string{"ca.key"}; !slices.Equal(recovery.Missing, want) {
+		l.t.Errorf("missing after the recovery: %q, want %q", recovery.Missing, want)
+	}
+	l.delivered(master, l.hosts[0])
+	before, err := os.ReadFile(master.Path(desired.KubernetesCert))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, name := range []string{"apiserver-etcd-client.crt", "apiserver-etcd-client.key"} {
+		if err := os.Remove(filepath.Join(l.cluster.PKI.Dir, name)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	l.rotate(pki.Trusting)
+	if after, err := os.ReadFile(master.Path(desired.KubernetesCert)); err != nil || string(after) != string(before) {
+		l.t.Errorf("without a client on the workstation, that of the machine has become %q, error %v", after, err)
+	}
+	if warnings := l.events.texts(step.Warning); len(warnings) != 2 {
+		l.t.Errorf("warnings %q, want one for each machine", warnings)
+	}
+	l.rotate("")
+	l.delivered(master, l.hosts[0])
 }

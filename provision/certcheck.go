@@ -289,6 +289,7 @@ func RecoverCertificates(ctx context.Context, cluster *inventory.Cluster, o Opti
 			found.HealthcheckClient = c
 		}
 	}
+	found.APIServerEtcdClient = deliveredClient(ctx, r, files)
 	if found.CA == nil {
 		return nil, errors.New("no host has a certificate of this cluster; is the inventory the right one?")
 	}
@@ -297,4 +298,29 @@ func RecoverCertificates(ctx context.Context, cluster *inventory.Cluster, o Opti
 		return nil, err
 	}
 	return &Recovery{Changes: changes, Missing: missing}, nil
+}
+
+// deliveredClient is the pair of a kube-apiserver's client that a host has, or a
+// machine with a kube-apiserver; those that cannot be reached are warned about.
+func deliveredClient(ctx context.Context, r *step.Run, files []map[string][]byte) (pair pki.Pair) {
+	for _, a := range r.APIServers {
+		if a.OnlyCalls {
+			continue
+		}
+		err := step.LookAtAPIServer(ctx, a)
+		if err == nil {
+			var have map[string][]byte
+			have, err = step.ReadCertificates(ctx, a)
+			files = append(files, have)
+		}
+		if err != nil {
+			r.Reporter.Report(step.Event{Time: time.Now(), Kind: step.Warning, Step: "connect", Host: a.Name, Text: err.Error()})
+		}
+	}
+	for _, have := range files {
+		if cert, key := have[pki.APIServerName+".crt"], have[pki.APIServerName+".key"]; len(cert) > 0 && len(key) > 0 {
+			return pki.Pair{Cert: cert, Key: key}
+		}
+	}
+	return pair
 }

@@ -65,6 +65,9 @@ type FileFact struct {
 	Text string
 }
 
+// SymbolicLink is the type of a link.
+const SymbolicLink = "symbolic link"
+
 // DataState says what a host has for a data directory.
 type DataState string
 

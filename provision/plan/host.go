@@ -90,6 +90,7 @@ func (c *comparison) directories() {
 		switch {
 		case !exists:
 			c.add(Create, Directory, d.Path)
+		case d.Shared && have.Type == observed.SymbolicLink: // to where somebody wants it
 		case have.Type != "directory":
 			c.add(Update, Directory, d.Path, arrow("type", have.Type, "directory"))
 		case d.Shared:

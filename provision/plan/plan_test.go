@@ -241,3 +241,23 @@ func TestSharedCertificatesAreNoOtherPlan(t *testing.T) {
 		}
 	}
 }
+
+// Directories that are Kubernetes' own stay as they are, links included.
+func TestCompareFilesLeavesDirectories(t *testing.T) {
+	want := desired.ForAPIServer("master", pki.Bundle{CA: []byte("ca"), APIServerEtcdClient: pki.Pair{Cert: []byte("cert"), Key: []byte("key")}})
+	have := observed.Facts{Files: map[string]observed.FileFact{}}
+	for i, d := range want.Directories {
+		have.Files[d.Path] = observed.FileFact{Type: []string{observed.SymbolicLink, "directory"}[i%2], Mode: 0o777, Owner: "kube", Group: "kube"}
+	}
+	for _, f := range want.Files {
+		sum := sha256.Sum256(f.Content)
+		have.Files[f.Path] = observed.FileFact{Type: "regular file", Mode: f.Mode, Owner: f.Owner, Group: f.Group, SHA256: hex.EncodeToString(sum[:])}
+	}
+	if changes := (Host{Want: want, Have: have}).CompareFiles(); len(changes) > 0 {
+		t.Errorf("planned %+v", changes)
+	}
+	have.Files[want.Directories[0].Path] = observed.FileFact{Type: "regular file"}
+	if changes := (Host{Want: want, Have: have}).CompareFiles(); len(changes) != 1 {
+		t.Errorf("where a file is in the way, planned %+v", changes)
+	}
+}

@@ -164,8 +164,17 @@ func deliver(ctx context.Context, a *Host) error {
 	if err := MakeDirectories(ctx, a); err != nil {
 		return err
 	}
-	return a.placeTogether(ctx, a.Want.Files)
+	missing := func(f desired.File) bool { return len(f.Content) == 0 }
+	files := slices.DeleteFunc(slices.Clone(a.Want.Files), missing)
+	if len(files) < len(a.Want.Files) {
+		a.warn(noClient)
+	}
+	return a.placeTogether(ctx, files)
 }
+
+// noClient is told in a rotation after the CA's key was lost: nothing can be
+// signed before the new CA does it.
+const noClient = "the client's certificate for a kube-apiserver is not on the workstation, and what is there stays; the new CA makes another"
 
 // deliveredTo are the files of ours that a machine with a kube-apiserver has.
 func deliveredTo(a *Host) []string {
@@ -208,6 +217,10 @@ type Unreached struct {
 // VerifyAPIServers asks every member for its version from every machine with a
 // kube-apiserver, as kubeadm does it, with what was delivered there.
 func VerifyAPIServers(ctx context.Context, r *Run) error {
+	if pair := r.Bundle.APIServerEtcdClient; len(pair.Cert) == 0 || len(pair.Key) == 0 {
+		r.report(Note, "reach", "", "nobody has asked from there: "+noClient)
+		return nil
+	}
 	return r.forEach(r.APIServers, func(a *Host) *Error {
 		unreached, err := Reach(ctx, a, r.Bundle)
 		if err == nil && len(unreached) > 0 {

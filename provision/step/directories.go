@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"muster/provision/desired"
+	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -26,7 +27,7 @@ func makeDirectories(ctx context.Context, h *Host, wanted []desired.Directory) e
 		have, exists := h.Facts.Files[d.Path]
 		sentence := "made " + d.Path
 		if exists {
-			if d.Shared && have.Type == "directory" {
+			if d.Shared && (have.Type == "directory" || have.Type == observed.SymbolicLink) {
 				continue
 			}
 			if have.Type == "directory" && have.Mode == d.Mode.Perm() && have.Owner == d.Owner && have.Group == d.Group {
