@@ -71,6 +71,9 @@ func TestAdoptKubeadmsPod(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := a.count("/")
+		if round == 0 {
+			a.upgradedByKubeadm(before)
+		}
 		a.undo()
 		if n := a.count("/meanwhile/"); n != int64(round+1) || a.count("/") != before {
 			t.Errorf("%d keys of %d went back, %d of those written meanwhile", a.count("/"), before, n)
@@ -90,6 +93,29 @@ func TestAdoptKubeadmsPod(t *testing.T) {
 			}
 		}
 	}
+}
+
+// upgradedByKubeadm has kubeadm bring back the manifest that it knows, with etcd's
+// image and the data directory that is musterd's now: etcd must not found an empty
+// cluster there, which a kube-apiserver would go on with.
+func (a *adoption) upgradedByKubeadm(keys int64) {
+	a.t.Helper()
+	a.sh(0, "cat /etc/kubernetes/etcd.yaml.before-muster >/etc/kubernetes/etcd.yaml.upgrade && mv -fT /etc/kubernetes/etcd.yaml.upgrade /etc/kubernetes/manifests/etcd.yaml")
+	ctx := a.context()
+	for {
+		out := a.sh(0, "cat /var/log/pods/kube-system_etcd-*/etcd/*.log")
+		if strings.Contains(out, "member") && strings.Contains(out, "not a directory") {
+			break
+		}
+		if ctx.Err() != nil {
+			a.t.Fatalf("etcd does not say that it cannot have the directory:\n%s", out)
+		}
+	}
+	a.mustApply()
+	if now := a.count("/"); now != keys {
+		a.t.Errorf("%d keys are left of %d", now, keys)
+	}
+	a.mustBeDone()
 }
 
 // What is given back may have been on systemd, in a directory of its own.

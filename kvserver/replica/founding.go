@@ -55,6 +55,9 @@ func identify(config Config) (Identity, error) {
 		if err == nil && known.Removed {
 			err = removedError(config.Dir, known.Member)
 		}
+		if err == nil {
+			err = keepEtcdOut(config.Dir)
+		}
 		return *known, err
 	}
 	if config.ForceNewCluster {
@@ -65,7 +68,7 @@ func identify(config Config) (Identity, error) {
 		return Identity{}, fmt.Errorf("read the data directory: %w", err)
 	}
 	for _, entry := range entries {
-		if entry.Name() == "kv" || entry.Name() == "log" || entry.Name() == "snapshots" || entry.Name() == "member" {
+		if entry.Name() == "kv" || entry.Name() == "log" || entry.Name() == "snapshots" || entry.Name() == etcdDirectory {
 			return Identity{}, fmt.Errorf("%w: %s holds %q but no %s; nothing is started over data of unknown origin: point --data-dir at the right directory, or move this one away", ErrForeignData, config.Dir, entry.Name(), identityFile)
 		}
 	}
@@ -78,7 +81,30 @@ func identify(config Config) (Identity, error) {
 		Snapshot: snapshot,
 		Joined:   config.Join,
 	}
-	return identity, identity.save(config.Dir)
+	if err := identity.save(config.Dir); err != nil {
+		return identity, err
+	}
+	return identity, keepEtcdOut(config.Dir)
+}
+
+// etcdDirectory is the directory in which etcd keeps a member's data. Where there
+// is none etcd founds a cluster, and does not mind what else is there: kubeadm
+// upgrade, which writes a manifest with etcd's image and this data directory,
+// would have the kube-apiserver read an empty store. A file of that name keeps
+// etcd from starting, and kubeadm then puts back the manifest that was there.
+const etcdDirectory = "member"
+
+const keepEtcdOutText = "The data in this directory is musterd's. etcd would found an empty cluster here;\nthis file keeps it from starting.\n"
+
+func keepEtcdOut(dir string) error {
+	path := filepath.Join(dir, etcdDirectory)
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+		return nil
+	}
+	if err := writeFileSync(path, []byte(keepEtcdOutText)); err != nil {
+		return fmt.Errorf("keep etcd out of the data directory: %w", err)
+	}
+	return nil
 }
 
 // founder makes a new member's first state, and finds out whether an older
