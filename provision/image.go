@@ -10,6 +10,16 @@ import (
 	"muster/provision/image"
 )
 
+// ImageName is the name that the image of one architecture has on the hosts of a
+// stacked cluster. The source is the path of the server that the inventory gives.
+func ImageName(ctx context.Context, o Options, source, architecture string) (string, error) {
+	programs, err := newPrograms(o.withDefaults()).imagePrograms(ctx, source, architecture)
+	if err != nil {
+		return "", err
+	}
+	return image.Name(version.Version, programs), nil
+}
+
 // Image writes the container image of the server and its tools for the
 // architectures, Go's names of them, as a tar archive in the OCI image layout.
 // It returns the image's name, which follows from its content, and its digest.

@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"strconv"
 	"strings"
 	"text/template"
 )
@@ -11,8 +12,21 @@ import (
 type KubeadmConfig struct {
 	APIVersion string   // of kubeadm.k8s.io: v1beta3 or v1beta4
 	Endpoints  []string // client URLs, one for each member
+	// Local says that kubeadm is to take a stacked cluster for its own; Endpoints
+	// are then of no meaning.
+	Local *KubeadmLocalEtcd
 	// Overrides are the further clusters, for some resources each.
 	Overrides []EtcdOverride
+}
+
+// KubeadmLocalEtcd is what kubeadm writes into the manifest of a static pod, where
+// it differs from what it does by itself.
+type KubeadmLocalEtcd struct {
+	ImageRepository string // without etcd, which kubeadm appends
+	ImageTag        string
+	DataDir         string
+	Args            []Argument // of the inventory
+	ExtraSANs       []string
 }
 
 // EtcdOverride says which cluster has a resource.
@@ -41,5 +55,5 @@ func (c KubeadmConfig) MapArguments() bool { return c.APIVersion == "v1beta3" }
 
 // Render returns the text of the document.
 func (c KubeadmConfig) Render() ([]byte, error) {
-	return render("kubeadm.yaml.tmpl", template.FuncMap{"yaml": yamlScalar}, c)
+	return render("kubeadm.yaml.tmpl", template.FuncMap{"yaml": yamlScalar, "quote": strconv.Quote}, c)
 }

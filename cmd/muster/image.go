@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -31,14 +32,17 @@ and the same name. There is no registry; a host's container runtime imports it:
 			return a.image(cmd.Context(), args[0], provision.Options{BinaryDir: binaryDir, Reporter: a.newReporter(nil)}, architectures)
 		},
 	}
-	cmd.Flags().StringSliceVar(&architectures, "arch", []string{"amd64", "arm64"}, "architectures to write it for")
+	cmd.Flags().StringSliceVar(&architectures, "arch", imageArchitectures(), "architectures to write it for")
 	cmd.Flags().StringVar(&binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to put into it")
 	return cmd
 }
 
+// imageArchitectures are those that there are programs for.
+func imageArchitectures() []string { return []string{"amd64", "arm64"} }
+
 func (a *app) image(ctx context.Context, path string, o provision.Options, architectures []string) error {
 	for _, architecture := range architectures {
-		if architecture != "amd64" && architecture != "arm64" {
+		if !slices.Contains(imageArchitectures(), architecture) {
 			return &usageError{fmt.Errorf("--arch is %q", architecture), "write amd64, arm64 or both with a comma between"}
 		}
 	}

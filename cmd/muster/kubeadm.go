@@ -1,12 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"maps"
+	"path"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"muster/provision"
 	"muster/provision/inventory"
 	"muster/templates"
 )
@@ -22,10 +27,10 @@ func newKubeadmCommand(a *app) *cobra.Command {
 		Args:  noArguments,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	version := kubeadmVersions()[0]
+	version, architecture, binaryDir := kubeadmVersions()[0], runtime.GOARCH, ""
 	config := &cobra.Command{
 		Use:   "config",
-		Short: "print kubeadm's configuration for this cluster as external etcd",
+		Short: "print kubeadm's configuration for this cluster as its etcd",
 		Long: `config prints a ClusterConfiguration that has kubeadm use this cluster. Put it
 into the file that kubeadm init --config reads, and the three files it names onto
 every control-plane host. They are what
@@ -40,16 +45,24 @@ muster apply puts the files there.
 
 Further documents of the inventory, with the same pki.dir, may have clusters for
 some resources each (kubernetes: {resources: [events]}): config tells the
-kube-apiserver of them too. It reads the inventory only.`,
+kube-apiserver of them too. It reads the inventory only.
+
+For a stacked cluster it names muster's image and the inventory's flags, so that
+the manifest which kubeadm would write is the one that is there. The name of the
+image follows from the programs, and so from the hosts' architecture.`,
 		Args: noArguments,
-		RunE: func(*cobra.Command, []string) error { return a.kubeadmConfig(version) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.kubeadmConfig(cmd.Context(), version, architecture, binaryDir)
+		},
 	}
+	config.Flags().StringVar(&binaryDir, "binary-dir", "", "for a stacked cluster: directory of the programs that are installed")
+	config.Flags().StringVar(&architecture, "arch", architecture, "for a stacked cluster: architecture of the hosts, amd64 or arm64")
 	config.Flags().StringVar(&version, "api-version", version, "version of kubeadm.k8s.io to write: "+strings.Join(kubeadmVersions(), " or "))
 	cmd.AddCommand(config)
 	return cmd
 }
 
-func (a *app) kubeadmConfig(version string) error {
+func (a *app) kubeadmConfig(ctx context.Context, version, architecture, binaryDir string) error {
 	if !slices.Contains(kubeadmVersions(), version) {
 		return &usageError{fmt.Errorf("--api-version is %q", version), "write " + strings.Join(kubeadmVersions(), " or ")}
 	}
@@ -62,6 +75,11 @@ func (a *app) kubeadmConfig(version string) error {
 		return err
 	}
 	config := templates.KubeadmConfig{APIVersion: version, Endpoints: clientURLs(cluster)}
+	if cluster.Topology == inventory.Stacked {
+		if config.Local, err = a.localEtcd(ctx, cluster, architecture, binaryDir); err != nil {
+			return err
+		}
+	}
 	for _, sibling := range cluster.Siblings() {
 		for _, resource := range sibling.Resources() {
 			config.Overrides = append(config.Overrides, templates.EtcdOverride{Resource: resource, Endpoints: clientURLs(sibling)})
@@ -73,6 +91,24 @@ func (a *app) kubeadmConfig(version string) error {
 	}
 	_, err = a.out.Write(text)
 	return err
+}
+
+func (a *app) localEtcd(ctx context.Context, cluster *inventory.Cluster, architecture, binaryDir string) (*templates.KubeadmLocalEtcd, error) {
+	if !slices.Contains(imageArchitectures(), architecture) {
+		return nil, &usageError{fmt.Errorf("--arch is %q", architecture), "write " + strings.Join(imageArchitectures(), " or ")}
+	}
+	name, err := provision.ImageName(ctx, provision.Options{BinaryDir: binaryDir, Reporter: a.newReporter(nil)}, cluster.Server.Binary, architecture)
+	if err != nil {
+		return nil, err
+	}
+	repository, tag, _ := strings.Cut(name, ":")
+	local := &templates.KubeadmLocalEtcd{
+		ImageRepository: path.Dir(repository), ImageTag: tag, DataDir: cluster.Server.DataDir, ExtraSANs: cluster.PKI.ExtraSANs,
+	}
+	for _, flag := range slices.Sorted(maps.Keys(cluster.Server.Flags)) {
+		local.Args = append(local.Args, templates.Argument{Flag: flag, Value: cluster.Server.Flags[flag]})
+	}
+	return local, nil
 }
 
 // mainStore is the cluster for all resources that no other one is for.
