@@ -122,7 +122,8 @@ resources:
 func (a *apiserver) start(t *testing.T) {
 	t.Helper()
 	began := time.Now()
-	a.process = start(t, exec.Command(filepath.Join(programs, "kube-apiserver"), a.args...), a.store.path("kube-apiserver.log"), syscall.SIGTERM)
+	// Not the step's own t, at whose end the process would be stopped.
+	a.process = start(a.store.t, exec.Command(filepath.Join(programs, "kube-apiserver"), a.args...), a.store.path("kube-apiserver.log"), syscall.SIGTERM)
 	eventually(t, 3*time.Minute, "/readyz", func() error {
 		select {
 		case <-a.ended:

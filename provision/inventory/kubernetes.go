@@ -42,11 +42,17 @@ func (c *Cluster) APIServers() []APIServer {
 }
 
 // Callers are the machines on which a kube-apiserver runs that uses this
-// cluster: those that a sibling's document lists too.
+// cluster: those that a sibling's document lists too, and the controllers of one
+// that is stacked.
 func (c *Cluster) Callers() []APIServer {
 	all := slices.Clone(c.APIServers())
 	for _, s := range c.siblings {
 		all = append(all, s.APIServers()...)
+		if s.Topology == Stacked {
+			for _, h := range s.Hosts {
+				all = append(all, APIServer{Name: h.Name, Address: h.Address, SSH: h.SSH})
+			}
+		}
 	}
 	return all
 }

@@ -38,6 +38,10 @@ func TestTogether(t *testing.T) {
 	if len(events.APIServers()) != 0 || len(events.Callers()) != 2 || events.Callers()[1].Address != "10.0.0.20" {
 		t.Errorf("%v are called by %v, and given files on %v", events.Name, events.Callers(), events.APIServers())
 	}
+	stacked, err := loadTogether(t, strings.Replace(storesOfOneKubernetes, "kubernetes: {apiservers: [10.0.0.10, 10.0.0.20]}", "topology: stacked", 1))
+	if err != nil || len(stacked[1].Callers()) != 3 || stacked[1].Callers()[2].Address != "10.0.0.12" {
+		t.Errorf("the callers of a stacked cluster's sibling are %v, error %v", stacked[1].Callers(), err)
+	}
 	for name, c := range map[string]struct{ old, text, want string }{
 		"no resources": {"kubernetes: {resources: [events]}\n", "",
 			"a.yaml:7:12: pki.dir: $DIR/prod-pki holds the certificates of cluster prod (a.yaml:1) as well; give every cluster a pki.dir of its own, or say "},
