@@ -76,11 +76,9 @@ func TestAPIServer(t *testing.T) {
 // apart is what a kube-apiserver logs whichever the store is, now and then: the
 // controller of its own lease does not wait for the one that makes the namespace,
 // and tries again; the one that looks after the addresses of services hears of its
-// own service before it hears of the address; a client hangs up, as a candidate
-// does that resigns.
+// own service before it hears of the address.
 var apart = regexp.MustCompile(`"Failed to ensure lease exists, will retry" err="namespaces \\"kube-system\\" not found"` +
-	`|the ClusterIP .* for Service default/kubernetes is not allocated; repairing` +
-	`|FinishRequest: post-timeout activity .* err: context canceled|stream error: stream ID N; CANCEL`)
+	`|the ClusterIP .* for Service default/kubernetes is not allocated; repairing`)
 
 // What kube-apiserver makes up has another name each time.
 var madeUp = []struct {

@@ -39,6 +39,7 @@ func TestExternal(t *testing.T) {
 		case "kubeadm preflight":
 			preflight(t, w.dir, func(path string) string { return master(0, path) })
 		case "flags":
+			w.comparesWithKubeadm()
 			a = w.startAPIServer(func(path string) string { return master(0, path) })
 			a.leaveTraces(t, "first")
 		case "kubeadm reset":
@@ -101,27 +102,61 @@ var (
 	failedCheck    = regexp.MustCompile(`\[ERROR (\S+)\]:`)
 )
 
-// preflight has kubeadm look whether it can begin with the configuration that
-// muster has printed. Of this machine it demands much that does not matter here:
-// what it finds wrong then is ignored by name, but for the store.
-func preflight(t *testing.T, dir string, onMaster func(string) string) {
+// initConfiguration writes what kubeadm init is given: what muster has printed,
+// adapted, and what else it takes.
+func initConfiguration(t *testing.T, dir string, adapt func(string) string) (file string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, "kubeadm.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Without a version kubeadm would ask the Internet for one.
-	config := kubernetesPath.ReplaceAllStringFunc(string(text), onMaster) + "kubernetesVersion: " + kubernetesVersion + `
+	config := adapt(string(text)) + "kubernetesVersion: " + kubernetesVersion + `
 ---
 apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
 localAPIEndpoint: {advertiseAddress: 192.0.2.1}
 nodeRegistration: {name: localhost, criSocket: "unix:///run/containerd/containerd.sock"}
 `
-	file := filepath.Join(dir, "init.yaml")
+	file = filepath.Join(dir, "init.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return file
+}
+
+// comparesWithKubeadm has kubeadm write the manifest of a kube-apiserver, which
+// must have the flags of the part, and no others that are about etcd.
+func (w *externalPage) comparesWithKubeadm() {
+	w.t.Helper()
+	manifests := w.t.TempDir()
+	cmd := exec.Command(filepath.Join(programs, "kubeadm"), "init", "phase", "control-plane", "apiserver", "--dry-run", "--config", initConfiguration(w.t, w.dir, w.renamed.Replace))
+	cmd.Env = append(os.Environ(), "KUBEADM_INIT_DRYRUN_DIR="+manifests)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	manifest, err := os.ReadFile(filepath.Join(manifests, "kube-apiserver.yaml"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var flags []string
+	for _, line := range strings.Split(string(manifest), "\n") {
+		if flag := strings.TrimPrefix(strings.TrimSpace(line), "- "); strings.HasPrefix(flag, "--etcd-") {
+			flags = append(flags, flag)
+		}
+	}
+	want := slices.Sorted(slices.Values(w.part.lines))
+	if slices.Sort(flags); !slices.Equal(flags, want) {
+		w.t.Errorf("kubeadm gives kube-apiserver the flags\n%s\nwhere the page has\n%s", strings.Join(flags, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// preflight has kubeadm look whether it can begin with the configuration that
+// muster has printed. Of this machine it demands much that does not matter here:
+// what it finds wrong then is ignored by name, but for the store.
+func preflight(t *testing.T, dir string, onMaster func(string) string) {
+	t.Helper()
+	file := initConfiguration(t, dir, func(text string) string { return kubernetesPath.ReplaceAllStringFunc(text, onMaster) })
 	check := func(ignored ...string) (failed []string) {
 		cmd := exec.Command(filepath.Join(programs, "kubeadm"), "init", "phase", "preflight", "--dry-run", "--config", file, "--ignore-preflight-errors="+strings.Join(ignored, ","))
 		cmd.Env = append(os.Environ(), "KUBEADM_INIT_DRYRUN_DIR="+dir)

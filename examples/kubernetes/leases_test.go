@@ -9,8 +9,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
@@ -85,6 +87,32 @@ func eventsEnd(t *testing.T, a *apiserver) {
 	})
 }
 
+// patient is a client that waits for its answers, whatever happens: one that hangs
+// up has kube-apiserver log that, in many words.
+type patient struct {
+	coordinationclient.LeasesGetter
+}
+
+func (p patient) Leases(namespace string) coordinationclient.LeaseInterface {
+	return patientLeases{p.LeasesGetter.Leases(namespace)}
+}
+
+type patientLeases struct {
+	coordinationclient.LeaseInterface
+}
+
+func (p patientLeases) Get(ctx context.Context, name string, options metav1.GetOptions) (*coordinationv1.Lease, error) {
+	return p.LeaseInterface.Get(context.WithoutCancel(ctx), name, options)
+}
+
+func (p patientLeases) Create(ctx context.Context, lease *coordinationv1.Lease, options metav1.CreateOptions) (*coordinationv1.Lease, error) {
+	return p.LeaseInterface.Create(context.WithoutCancel(ctx), lease, options)
+}
+
+func (p patientLeases) Update(ctx context.Context, lease *coordinationv1.Lease, options metav1.UpdateOptions) (*coordinationv1.Lease, error) {
+	return p.LeaseInterface.Update(context.WithoutCancel(ctx), lease, options)
+}
+
 // leaderElection has two candidates, as controller managers are, and the one
 // that leads give up.
 func leaderElection(t *testing.T, a *apiserver) {
@@ -94,7 +122,7 @@ func leaderElection(t *testing.T, a *apiserver) {
 		t.Helper()
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 			Lock: &resourcelock.LeaseLock{
-				LeaseMeta: metav1.ObjectMeta{Namespace: "election", Name: "manager"}, Client: a.clients.CoordinationV1(),
+				LeaseMeta: metav1.ObjectMeta{Namespace: "election", Name: "manager"}, Client: patient{a.clients.CoordinationV1()},
 				LockConfig: resourcelock.ResourceLockConfig{Identity: name},
 			},
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 500 * time.Millisecond, ReleaseOnCancel: true,
