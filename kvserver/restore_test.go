@@ -146,7 +146,7 @@ func TestRestoreFromADataDirectory(t *testing.T) {
 			server, stop := start(t, config)
 			awaitReady(t, server)
 			sameKeys(t, server, hash)
-			cluster := uint64(server.replica.Cluster())
+			cluster := server.replica.Cluster()
 			if before, again := clusters[id]; again && before != cluster {
 				t.Errorf("with the ID %q the cluster was %x and is %x", id, before, cluster)
 			}

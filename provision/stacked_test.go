@@ -141,6 +141,7 @@ func TestStackedForLife(t *testing.T) {
 
 	// Somebody, kubeadm upgrade perhaps, writes another manifest.
 	l.sh(1, "grep -v snapshot-count /etc/muster/etcd.yaml >/etc/kubernetes/etcd.yaml.new && mv -fT /etc/kubernetes/etcd.yaml.new /etc/kubernetes/manifests/etcd.yaml")
+	l.awaitPod(1)
 	l.mustApply()
 	rolled("another manifest", 1)
 
@@ -173,6 +174,23 @@ func TestStackedForLife(t *testing.T) {
 	grow(3)
 	if out := l.sh(2, "ps -C etcd -o pid=,args="); !strings.Contains(out, "--data-dir=/var/lib/etcd") {
 		t.Errorf("controller-2 runs %q", out)
+	}
+}
+
+// awaitPod waits until the kubelet of a host has its member run by the manifest
+// that is there, and the member serves.
+func (l *lab) awaitPod(host int) {
+	l.t.Helper()
+	for ctx := l.context(); ; {
+		out, status := l.hosts[host].Console(ctx, "ps -C etcd -o pid=,args=")
+		if status == 0 && !strings.Contains(out, "--snapshot-count") {
+			if _, err := l.client(host).Get(ctx, "k"); err == nil {
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			l.t.Fatalf("the kubelet does not run the manifest: %s", out)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -39,9 +40,9 @@ func (v *view) imageRoot(name string) (string, error) {
 		return "/", nil
 	}
 	root := path.Join(imageDir(name), "rootfs")
-	real, err := v.real(root)
+	place, err := v.real(root)
 	if err == nil {
-		_, err = os.Stat(real)
+		_, err = os.Stat(place)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", errNoImage, name)
@@ -87,8 +88,11 @@ func ctrTool(c *call) error {
 
 func (c *call) listImages() error {
 	dir, err := c.files.real(imagesDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return nil // there are none
+		return err
 	}
 	names, err := filepath.Glob(filepath.Join(dir, "*", "name"))
 	if err != nil {
@@ -207,18 +211,18 @@ func writeTo(name string, r io.Reader) error {
 // podLog returns what writes the lines of a container into the next file of a
 // directory, the way a container runtime does for the kubelet.
 func (v *view) podLog(dir string) (func(line string), error) {
-	real, err := v.makeDirectory(dir)
+	place, err := v.makeDirectory(dir)
 	if err != nil {
 		return nil, err
 	}
 	next := 0
 	for {
-		if _, err := os.Stat(filepath.Join(real, strconv.Itoa(next)+".log")); err != nil {
+		if _, err := os.Stat(filepath.Join(place, strconv.Itoa(next)+".log")); err != nil {
 			break
 		}
 		next++
 	}
-	name := filepath.Join(real, strconv.Itoa(next)+".log")
+	name := filepath.Join(place, strconv.Itoa(next)+".log")
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
 		return nil, err
 	}
