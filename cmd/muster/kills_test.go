@@ -26,7 +26,13 @@ import (
 // practiceCluster is hosts for one test.
 func practiceCluster(t *testing.T) *practice.Cluster {
 	t.Helper()
-	c, err := practice.StartCluster(practice.ClusterOptions{Dir: t.TempDir(), Hosts: 3})
+	return practiceClusterOf(t, practice.ClusterOptions{})
+}
+
+func practiceClusterOf(t *testing.T, opts practice.ClusterOptions) *practice.Cluster {
+	t.Helper()
+	opts.Dir, opts.Hosts = t.TempDir(), 3
+	c, err := practice.StartCluster(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +185,19 @@ func (w *workstation) killedUpgrading(t *testing.T) {
 	c := practiceCluster(t)
 	w.mustApply(t, c.Inventory)
 	l := loadOf(t, c)
+	total := 100
+	for i := range (*kills + 29) / 30 {
+		next := w.nextPrograms(t, i)
+		total = next.killSomewhere(t, random, 0, total, "apply", "--yes", "-f", c.Inventory, "--binary-dir", next.programs)
+		next.mustApply(t, c.Inventory)
+		next.mustRest(t, c.Inventory)
+	}
+	l.mustHaveAll(t)
+}
+
+// nextPrograms is a workstation with another server program.
+func (w *workstation) nextPrograms(t *testing.T, build int) *workstation {
+	t.Helper()
 	server, err := os.ReadFile(filepath.Join(w.programs, "musterd"))
 	if err != nil {
 		t.Fatal(err)
@@ -187,21 +206,15 @@ func (w *workstation) killedUpgrading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	total := 100
-	for i := range (*kills + 29) / 30 {
-		next := &workstation{home: w.home, muster: w.muster, programs: t.TempDir()}
-		// What follows the last section of a program has no effect on it.
-		if err := os.WriteFile(filepath.Join(next.programs, "musterd"), fmt.Appendf(bytes.Clone(server), "build %d", i), 0o700); err != nil { //nolint:gosec // it is a program
-			t.Fatal(err)
-		}
-		if err := os.Symlink(ctl, filepath.Join(next.programs, "musterctl")); err != nil {
-			t.Fatal(err)
-		}
-		total = next.killSomewhere(t, random, 0, total, "apply", "--yes", "-f", c.Inventory, "--binary-dir", next.programs)
-		next.mustApply(t, c.Inventory)
-		next.mustRest(t, c.Inventory)
+	next := &workstation{home: w.home, muster: w.muster, programs: t.TempDir()}
+	// What follows the last section of a program has no effect on it.
+	if err := os.WriteFile(filepath.Join(next.programs, "musterd"), fmt.Appendf(server, "build %d", build), 0o700); err != nil { //nolint:gosec // it is a program
+		t.Fatal(err)
 	}
-	l.mustHaveAll(t)
+	if err := os.Symlink(ctl, filepath.Join(next.programs, "musterctl")); err != nil {
+		t.Fatal(err)
+	}
+	return next
 }
 
 // killedBackingUp kills backups. What is in the directory under a snapshot's
@@ -265,4 +278,63 @@ func (w *workstation) killedAdopting(t *testing.T) {
 			l.mustHaveAll(t)
 		})
 	}
+}
+
+// killedStacked kills applies that found a stacked cluster, bring its members
+// another server and change their manifests.
+func (w *workstation) killedStacked(t *testing.T) {
+	random := w.random(t)
+	c := practiceClusterOf(t, practice.ClusterOptions{Stacked: true})
+	total := 150
+	apply := func(w *workstation) []string {
+		return []string{"apply", "--yes", "-f", c.Inventory, "--binary-dir", w.programs}
+	}
+	total = w.killSomewhere(t, random, 0, total, apply(w)...)
+	w.mustApply(t, c.Inventory)
+	l := loadOf(t, c)
+	inventory, err := os.ReadFile(c.Inventory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range (*kills + 19) / 20 {
+		next := w
+		if i%2 == 0 {
+			next = w.nextPrograms(t, i)
+		} else if err := os.WriteFile(c.Inventory, fmt.Appendf(bytes.Clone(inventory), "server: {flags: {heartbeat-interval: %d}}\n", 100+i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		total = next.killSomewhere(t, random, 0, total, apply(next)...)
+		next.mustApply(t, c.Inventory)
+		next.mustRest(t, c.Inventory)
+	}
+	l.mustHaveAll(t)
+}
+
+// killedAdoptingPods kills adoptions of kubeadm's etcds, and runs that give them
+// back.
+func (w *workstation) killedAdoptingPods(t *testing.T) {
+	random := w.random(t)
+	c := practiceClusterOf(t, practice.ClusterOptions{Stacked: true})
+	old := oldetcd.Cluster{Installer: found.Kubeadm, Hosts: c.Hosts, Program: w.etcd(t), PKI: filepath.Join(t.TempDir(), "pki")}
+	bundle, err := old.Install(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := startLoad(t, c, bundle.CA, bundle.APIServerEtcdClient)
+	adopt := []string{"adopt", "--yes", "-f", c.Inventory, "--binary-dir", w.programs}
+	undo := append(adopt, "--undo")
+	totals := map[bool]int{true: 100, false: 200}
+	for i := range (*kills + 19) / 20 {
+		back := i%2 == 1
+		args := adopt
+		if back {
+			args = undo
+		}
+		totals[back] = w.killSomewhere(t, random, totals[back]/3, totals[back], args...)
+		w.run(t, args...)
+		if !back {
+			w.mustRest(t, c.Inventory)
+		}
+	}
+	l.mustHaveAll(t)
 }

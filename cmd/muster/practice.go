@@ -33,6 +33,7 @@ on them.`,
 	cmd.Flags().StringVar(&opts.Dir, "dir", "", "directory that holds the hosts")
 	cmd.Flags().IntVar(&opts.Hosts, "hosts", 0, "how many to start; as many as DIR holds when left out, or 3")
 	cmd.Flags().StringVar(&opts.User, "user", "root", "user that logs in; another than root uses sudo")
+	cmd.Flags().BoolVar(&opts.Stacked, "stacked", false, "give the hosts a kubelet, for topology: stacked")
 	return cmd
 }
 

@@ -67,6 +67,8 @@ func TestOnPracticeHosts(t *testing.T) {
 	t.Run("killed upgrading", w.killedUpgrading)
 	t.Run("killed backing up", w.killedBackingUp)
 	t.Run("killed adopting", w.killedAdopting)
+	t.Run("killed stacked", w.killedStacked)
+	t.Run("killed adopting pods", w.killedAdoptingPods)
 }
 
 // workstation is where muster is run.

@@ -31,7 +31,10 @@ type ClusterOptions struct {
 	Name string
 	// User logs in to every host; default root.
 	User string
-	Log  *slog.Logger
+	// Stacked gives every host a kubelet and containers, and the inventory that
+	// topology.
+	Stacked bool
+	Log     *slog.Logger
 }
 
 // MaxHosts is the largest practice cluster: the addresses of one /24.
@@ -49,9 +52,11 @@ type Cluster struct {
 
 // record is what is kept of a cluster between two lives of its hosts.
 type record struct {
-	Name  string       `json:"name"`
-	User  string       `json:"user"`
-	Hosts []hostRecord `json:"hosts"`
+	Name string `json:"name"`
+	User string `json:"user"`
+	// Stacked says that the hosts have a kubelet.
+	Stacked bool         `json:"stacked,omitempty"`
+	Hosts   []hostRecord `json:"hosts"`
 }
 
 type hostRecord struct {
@@ -103,7 +108,7 @@ func (c *Cluster) start(dir string, r record, login ssh.PublicKey, log *slog.Log
 			defer func() { <-free }()
 			c.Hosts[i], failed[i] = StartHost(HostOptions{
 				Name: h.Name, Dir: filepath.Join(dir, h.Name), Address: h.Address, Ports: h.Ports,
-				User: r.User, AuthorizedKey: login, Log: log,
+				User: r.User, Kubelet: r.Stacked, AuthorizedKey: login, Log: log,
 			})
 		})
 	}
@@ -133,7 +138,7 @@ func loadRecord(dir string, opts ClusterOptions) (record, error) {
 }
 
 func newRecord(opts ClusterOptions) record {
-	r := record{Name: opts.Name, User: opts.User, Hosts: make([]hostRecord, opts.Hosts)}
+	r := record{Name: opts.Name, User: opts.User, Stacked: opts.Stacked, Hosts: make([]hostRecord, opts.Hosts)}
 	if r.Name == "" {
 		r.Name = "practice"
 	}
@@ -169,6 +174,9 @@ func (c *Cluster) writeInventory(r record) error {
 		return nil
 	}
 	doc := inventory.Cluster{Name: r.Name, Practice: true, SSH: inventory.SSH{User: r.User, IdentityFile: "id_ed25519"}}
+	if r.Stacked {
+		doc.Topology = inventory.Stacked
+	}
 	for _, h := range c.Hosts {
 		doc.Hosts = append(doc.Hosts, inventory.Host{
 			Name: h.name, Address: h.address,
