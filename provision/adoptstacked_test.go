@@ -11,8 +11,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"muster/kvserver/etcd34"
 	"muster/provision/found"
 	"muster/provision/inventory"
+	"muster/provision/practice/oldetcd"
 )
 
 // mustFind demands that what is found gets a topology, whichever was asked for.
@@ -133,6 +135,26 @@ func TestAdoptedIsGivenBack(t *testing.T) {
 	}
 	a.mustAdopt()
 	a.mustRest()
+}
+
+// The oldest etcd that is taken over reads what it is given back, which is in the
+// oldest form that there is.
+func TestOlderEtcdIsGivenBack(t *testing.T) {
+	older := etcd34.Program(t, "etcd")
+	a := newAdoption(t, found.Etcdadm, *adopted, func(c *oldetcd.Cluster) { c.Program = older })
+	a.fill()
+	a.mustAdopt()
+	if _, err := a.clients[0].Put(a.context(), "/meanwhile/0", "x"); err != nil {
+		t.Fatal(err)
+	}
+	before := a.count("/")
+	a.undo()
+	if a.count("/") != before || a.count("/meanwhile/") != 1 {
+		t.Errorf("%d keys went back, of %d", a.count("/"), before)
+	}
+	if status, err := a.clients[0].Status(a.context(), a.clients[0].Endpoints()[0]); err != nil || !strings.HasPrefix(status.Version, "3.4.") {
+		t.Errorf("it is not the old etcd that serves: %v, %v", status, err)
+	}
 }
 
 // A pod that does not come up gives way to the old one, and its data to the old.

@@ -28,8 +28,9 @@ type Adoption struct {
 	Revision int64  `json:"revision,omitempty"`
 	// Done says that the new member has proved itself.
 	Done bool `json:"done,omitempty"`
-	// Member is the old member's name.
-	Member string `json:"name,omitempty"`
+	// Member is the old member's name, and Version that of its server.
+	Member  string `json:"name,omitempty"`
+	Version string `json:"version,omitempty"`
 	// Returning is the checksum of the snapshot with which the old member goes
 	// on when it is given back, in hexadecimal; Returned says that it has it.
 	Returning string `json:"returning,omitempty"`

@@ -343,5 +343,6 @@ func (a *Adopt) adoption(h *Host) observed.Adoption {
 	}
 	own := oldOf(a.olds[h.Name])
 	own.InPlace = a.inPlace(h)
+	own.Version = h.run.roster.views[h.Name].Version
 	return own
 }

@@ -120,7 +120,11 @@ func (a *Adopt) giveDataBack(ctx context.Context, h *Host) error {
 	}
 	dir, owner := adoption.DataDir, adoption.Owner
 	unpacked := dir + ".restoring"
-	if err := a.toMove.unpack(ctx, h, unpacked, owner, h.oldName(), strings.Join(members, ",")); err != nil {
+	storage, err := storageVersion(adoption.Version)
+	if err != nil {
+		return fmt.Errorf("%s: the version of the old member: %w", h.Name, err)
+	}
+	if err := a.toMove.unpack(ctx, h, unpacked, owner, h.oldName(), strings.Join(members, ","), storage); err != nil {
 		return err
 	}
 	aside := dir + asideMark + time.Now().UTC().Format(asideTime)

@@ -2,9 +2,13 @@ package step
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"strings"
 	"time"
+
+	"github.com/coreos/go-semver/semver"
+	"go.etcd.io/etcd/api/v3/version"
 
 	"muster/provision/desired"
 	"muster/provision/remote"
@@ -34,12 +38,14 @@ func (h *Host) runsMusterd(ctx context.Context) (bool, error) {
 }
 
 // unpackScript makes a data directory of etcd's from a snapshot, with etcd's own
-// tool, beside the one that is in use.
+// tool, beside the one that is in use. An older etcd refuses the storage of a
+// newer one: for it there is a version to go down to.
 const unpackScript = `set -eu
-tool=$1 snapshot=$2 new=$3 owner=$4
-shift 4
+tool=$1 snapshot=$2 new=$3 owner=$4 storage=$5
+shift 5
 rm -rf "$new"
 "$tool" utl snapshot restore "$snapshot" --data-dir "$new" "$@" 2>&1
+[ -z "$storage" ] || "$tool" utl migrate --data-dir "$new" --target-version "$storage" 2>&1
 chown -R "$owner" "$new"
 sync "$new"
 `
@@ -60,12 +66,36 @@ rm -rf "$new"
 sync "$dir"
 `
 
-// unpack makes a directory with the data of a member of etcd's.
-func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initialCluster string) error {
+// oldestStorage is the oldest version of the storage that etcd's tool writes, which
+// older servers read as well.
+var oldestStorage = semver.Version{Major: 3, Minor: 5}
+
+// storageVersion is the version of the storage for an etcd of that version, which
+// may be unknown; empty for that of the snapshot.
+func storageVersion(server string) (string, error) {
+	if server == "" {
+		return "", nil
+	}
+	old, err := semver.NewVersion(server)
+	if err != nil {
+		return "", err
+	}
+	if !old.LessThan(semver.Version{Major: version.V3_7.Major, Minor: version.V3_7.Minor}) {
+		return "", nil
+	}
+	if old.LessThan(oldestStorage) {
+		old = &oldestStorage
+	}
+	return fmt.Sprintf("%d.%d", old.Major, old.Minor), nil
+}
+
+// unpack makes a directory with the data of a member of etcd's, in that version
+// of the storage; empty for the snapshot's.
+func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initialCluster, storage string) error {
 	return h.changeByScript(ctx, "unpacked the snapshot to "+dir, remote.Command{
 		Label: "unpack the snapshot", Script: unpackScript,
 		Args: []string{
-			h.binary(clientProgram), placed(h), dir, owner,
+			h.binary(clientProgram), placed(h), dir, owner, storage,
 			"--name", member, "--initial-advertise-peer-urls", h.Want.Member.PeerURL,
 			"--initial-cluster", initialCluster,
 			"--initial-cluster-token", h.run.Cluster.Token + "-" + s.Contents.SHA256[:12],
@@ -78,7 +108,7 @@ func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initi
 func (s *Restore) prepareEtcd(ctx context.Context, h *Host) (ready func() error, err error) {
 	dir, owner := h.Want.Member.DataDir, h.Want.Account.User+":"+h.Want.Account.Group
 	unpacked := dir + ".restoring"
-	if err := s.unpack(ctx, h, unpacked, owner, h.Name, desired.Founding(h.run.Cluster).InitialCluster); err != nil {
+	if err := s.unpack(ctx, h, unpacked, owner, h.Name, desired.Founding(h.run.Cluster).InitialCluster, ""); err != nil {
 		return nil, err
 	}
 	return func() error {
