@@ -16,6 +16,11 @@ import (
 const (
 	DefaultConcurrency  = 30
 	DefaultReadyTimeout = time.Minute
+	// StackedReadyTimeout is for members that the kubelet runs, and as long as
+	// kubeadm waits for one of its static pods. Before it starts another pod in
+	// the place of one, the kubelet tells its API server, and where that has lost
+	// its etcd each question lasts half a minute.
+	StackedReadyTimeout = 5 * time.Minute
 )
 
 // Options of an operation.
@@ -28,7 +33,8 @@ type Options struct {
 	BinaryDir string
 	// Concurrency is how many hosts are worked on at once.
 	Concurrency int
-	// ReadyTimeout bounds each wait for members to be ready.
+	// ReadyTimeout bounds each wait for members to be ready. It defaults to
+	// DefaultReadyTimeout or StackedReadyTimeout, by the cluster's topology.
 	ReadyTimeout time.Duration
 	// Confirm is shown the plan of an Apply that has something to do and says
 	// whether to go on. Meanwhile nothing is locked. Nil to go on.
@@ -50,9 +56,6 @@ func (o Options) withDefaults() Options {
 	if o.Concurrency <= 0 {
 		o.Concurrency = DefaultConcurrency
 	}
-	if o.ReadyTimeout <= 0 {
-		o.ReadyTimeout = DefaultReadyTimeout
-	}
 	if o.Reporter == nil {
 		o.Reporter = nobody{}
 	}
@@ -63,6 +66,17 @@ func (o Options) withDefaults() Options {
 		o.SSH.Log = o.Log
 	}
 	return o
+}
+
+func (o Options) readyTimeout(cluster *inventory.Cluster) time.Duration {
+	switch {
+	case o.ReadyTimeout > 0:
+		return o.ReadyTimeout
+	case cluster.Topology == inventory.Stacked:
+		return StackedReadyTimeout
+	default:
+		return DefaultReadyTimeout
+	}
 }
 
 type nobody struct{}
@@ -79,7 +93,7 @@ func begin(operation string, cluster *inventory.Cluster, o Options) (*step.Run, 
 		Reporter:     o.Reporter,
 		Log:          o.Log,
 		Concurrency:  o.Concurrency,
-		ReadyTimeout: o.ReadyTimeout,
+		ReadyTimeout: o.readyTimeout(cluster),
 	}
 	if o.Fleet != nil {
 		r.Dialer, r.Programs, r.Shares = o.Fleet.dialer, o.Fleet.programs, true

@@ -84,7 +84,7 @@ goes with it, and writes are refused until it is proved to be there.`,
 	f.BoolVar(&flags.undo, "undo", false, "give the cluster back to its old members")
 	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
 	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
-	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+	flags.timeout.addTo(f)
 	f.BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
 	return cmd
 }

@@ -51,7 +51,7 @@ func (f *operationFlags) forApply(cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVar(&f.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
 	set.IntVar(&f.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
-	set.DurationVar(&f.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+	f.timeout.addTo(set)
 	set.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	set.StringVar(&f.approved, "plan", "", "do the plan with this fingerprint, as muster plan prints it, and nothing else; does not ask")
 }

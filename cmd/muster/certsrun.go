@@ -75,7 +75,7 @@ func (c certs) newPassphrase(ctx context.Context) func(string) ([]byte, error) {
 func certsFlags(cmd *cobra.Command, flags *operationFlags) {
 	f := cmd.Flags()
 	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
-	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+	flags.timeout.addTo(f)
 }
 
 func newCertsRenewCommand(c certs) *cobra.Command {

@@ -104,7 +104,7 @@ func (d *demo) install(ctx context.Context, hosts *practice.Cluster) (*inventory
 	}
 	d.say("$ muster apply -f %s", hosts.Inventory)
 	r := d.newReporter(hostNames(cluster))
-	opts := d.options(ctx, operationFlags{binaryDir: d.binaryDir, timeout: provision.DefaultReadyTimeout}, r)
+	opts := d.options(ctx, operationFlags{binaryDir: d.binaryDir}, r)
 	// The operator's own ssh configuration and agent have no part in this.
 	opts.SSH.SSHDir, opts.SSH.ConfigFiles, opts.SSH.AgentSocket = filepath.Dir(hosts.Inventory), []string{}, "none"
 	report, err := provision.Apply(ctx, cluster, opts)

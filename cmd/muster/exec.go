@@ -49,7 +49,6 @@ Several words are a program and its arguments; one word is for the shell:
 var errExecFailed = errors.New("the command failed")
 
 func (a *app) exec(ctx context.Context, flags operationFlags, exec provision.ExecOptions, hosts []string) error {
-	flags.timeout = provision.DefaultReadyTimeout // exec waits for no member
 	if err := flags.check(); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"muster/provision"
@@ -21,7 +22,7 @@ import (
 type operationFlags struct {
 	binaryDir   string
 	concurrency int
-	timeout     time.Duration
+	timeout     patience
 	yes         bool
 	approved    string // the fingerprint of a plan
 }
@@ -34,10 +35,38 @@ func (f operationFlags) check() error {
 	if f.concurrency < 1 {
 		return &usageError{fmt.Errorf("--concurrency is %d", f.concurrency), "write how many hosts to work on at once, 1 or more"}
 	}
-	if f.timeout <= 0 {
-		return &usageError{fmt.Errorf("--timeout is %v", f.timeout), "write a duration such as 90s or 5m"}
+	if f.timeout.given && f.timeout.Duration <= 0 {
+		return &usageError{fmt.Errorf("--timeout is %v", f.timeout.Duration), "write a duration such as 90s or 5m"}
 	}
 	return nil
+}
+
+// patience is a flag for how long to wait for members. Without it that depends on
+// who starts them.
+type patience struct {
+	time.Duration
+	given bool
+}
+
+func (p *patience) addTo(set *pflag.FlagSet) {
+	set.Var(p, "timeout", fmt.Sprintf("how long to wait for members to be ready (default %v, %v for static pods)", provision.DefaultReadyTimeout, provision.StackedReadyTimeout))
+}
+
+// Set implements pflag.Value, as Type does.
+func (p *patience) Set(text string) (err error) {
+	p.given = true
+	p.Duration, err = time.ParseDuration(text)
+	return err
+}
+
+func (*patience) Type() string { return "duration" }
+
+// String is empty for what was not given: the help says what that means.
+func (p *patience) String() string {
+	if !p.given {
+		return ""
+	}
+	return p.Duration.String()
 }
 
 // options puts together what an operation needs from the command line. The
@@ -48,7 +77,7 @@ func (a *app) options(ctx context.Context, f operationFlags, r reporter) provisi
 		CAKeys:       a.caKeys(ctx),
 		BinaryDir:    f.binaryDir,
 		Concurrency:  f.concurrency,
-		ReadyTimeout: f.timeout,
+		ReadyTimeout: f.timeout.Duration,
 		Reporter:     a.reporter(r),
 		Log:          a.log,
 	}

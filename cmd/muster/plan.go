@@ -47,7 +47,6 @@ exit codes: 0 nothing to do, 2 changes to make, 1 the plan could not be made`,
 }
 
 func (a *app) plan(ctx context.Context, flags operationFlags) error {
-	flags.timeout = provision.DefaultReadyTimeout // plan waits for no member
 	if err := flags.check(); err != nil {
 		return err
 	}

@@ -36,7 +36,6 @@ certificates on this workstation stay in any case.`,
 }
 
 func (a *app) reset(ctx context.Context, flags operationFlags, data bool) error {
-	flags.timeout = provision.DefaultReadyTimeout // reset waits for no member
 	if err := flags.check(); err != nil {
 		return err
 	}

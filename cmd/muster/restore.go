@@ -44,7 +44,7 @@ have to begin anew: restart every kube-apiserver.`,
 	f.StringVar(&lose, "yes-lose-writes", "", "do not ask; the name of the cluster whose writes since the snapshot may be lost")
 	f.StringVar(&flags.binaryDir, "binary-dir", "", "directory of musterd-linux-ARCH and musterctl-linux-ARCH to install")
 	f.IntVar(&flags.concurrency, "concurrency", provision.DefaultConcurrency, "how many hosts to work on at once")
-	f.DurationVar(&flags.timeout, "timeout", provision.DefaultReadyTimeout, "how long to wait for members to be ready")
+	flags.timeout.addTo(f)
 	return cmd
 }
 
