@@ -5,7 +5,7 @@
 // upstream's offline tool, and as sh a shell for the image that holds nothing
 // else. As musterctl it is the client, and "musterctl utl"
 // is the offline tool; "musterctl backup" saves a checked snapshot of the cluster
-// into a directory.
+// into a directory, and "musterctl storage" makes data fit for an older etcd.
 package main
 
 import (
@@ -66,8 +66,9 @@ func main() {
 // is there.
 func ownCommandFor(argv []string, api string) *cobra.Command {
 	for name, construct := range map[string]func() *cobra.Command{
-		"backup": func() *cobra.Command { return newBackupCommand(os.Stdout) },
-		"probe":  newProbeCommand,
+		"backup":  func() *cobra.Command { return newBackupCommand(os.Stdout) },
+		"probe":   newProbeCommand,
+		"storage": newStorageCommand,
 	} {
 		if api == "2" && name == "backup" {
 			continue // etcd's own

@@ -120,11 +120,11 @@ func (a *Adopt) giveDataBack(ctx context.Context, h *Host) error {
 	}
 	dir, owner := adoption.DataDir, adoption.Owner
 	unpacked := dir + ".restoring"
-	storage, err := storageVersion(adoption.Version)
+	older, err := older(adoption.Version)
 	if err != nil {
 		return fmt.Errorf("%s: the version of the old member: %w", h.Name, err)
 	}
-	if err := a.toMove.unpack(ctx, h, unpacked, owner, h.oldName(), strings.Join(members, ","), storage); err != nil {
+	if err := a.toMove.unpack(ctx, h, unpacked, owner, h.oldName(), strings.Join(members, ","), older); err != nil {
 		return err
 	}
 	aside := dir + asideMark + time.Now().UTC().Format(asideTime)

@@ -2,13 +2,11 @@ package step
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-semver/semver"
-	"go.etcd.io/etcd/api/v3/version"
 
 	"muster/provision/desired"
 	"muster/provision/remote"
@@ -38,14 +36,14 @@ func (h *Host) runsMusterd(ctx context.Context) (bool, error) {
 }
 
 // unpackScript makes a data directory of etcd's from a snapshot, with etcd's own
-// tool, beside the one that is in use. An older etcd refuses the storage of a
-// newer one: for it there is a version to go down to.
+// tool, beside the one that is in use. For an etcd that is older than the snapshot
+// it is made fit.
 const unpackScript = `set -eu
-tool=$1 snapshot=$2 new=$3 owner=$4 storage=$5
+tool=$1 snapshot=$2 new=$3 owner=$4 older=$5
 shift 5
 rm -rf "$new"
 "$tool" utl snapshot restore "$snapshot" --data-dir "$new" "$@" 2>&1
-[ -z "$storage" ] || "$tool" utl migrate --data-dir "$new" --target-version "$storage" 2>&1
+[ -z "$older" ] || "$tool" storage "$new" "$older" 2>&1
 chown -R "$owner" "$new"
 sync "$new"
 `
@@ -66,36 +64,30 @@ rm -rf "$new"
 sync "$dir"
 `
 
-// oldestStorage is the oldest version of the storage that etcd's tool writes, which
-// older servers read as well.
-var oldestStorage = semver.Version{Major: 3, Minor: 5}
+// newerStorage is the first version of etcd that reads the storage of every
+// snapshot.
+var newerStorage = semver.Version{Major: 3, Minor: 7}
 
-// storageVersion is the version of the storage for an etcd of that version, which
-// may be unknown; empty for that of the snapshot.
-func storageVersion(server string) (string, error) {
+// older says which version of etcd the data has to be made fit for, when the
+// server is of that version, which may be unknown; empty for none.
+func older(server string) (string, error) {
 	if server == "" {
 		return "", nil
 	}
-	old, err := semver.NewVersion(server)
-	if err != nil {
+	v, err := semver.NewVersion(server)
+	if err != nil || !v.LessThan(newerStorage) {
 		return "", err
 	}
-	if !old.LessThan(semver.Version{Major: version.V3_7.Major, Minor: version.V3_7.Minor}) {
-		return "", nil
-	}
-	if old.LessThan(oldestStorage) {
-		old = &oldestStorage
-	}
-	return fmt.Sprintf("%d.%d", old.Major, old.Minor), nil
+	return server, nil
 }
 
-// unpack makes a directory with the data of a member of etcd's, in that version
-// of the storage; empty for the snapshot's.
-func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initialCluster, storage string) error {
+// unpack makes a directory with the data of a member of etcd's, fit for that older
+// version of etcd, or as the snapshot has it.
+func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initialCluster, older string) error {
 	return h.changeByScript(ctx, "unpacked the snapshot to "+dir, remote.Command{
 		Label: "unpack the snapshot", Script: unpackScript,
 		Args: []string{
-			h.binary(clientProgram), placed(h), dir, owner, storage,
+			h.binary(clientProgram), placed(h), dir, owner, older,
 			"--name", member, "--initial-advertise-peer-urls", h.Want.Member.PeerURL,
 			"--initial-cluster", initialCluster,
 			"--initial-cluster-token", h.run.Cluster.Token + "-" + s.Contents.SHA256[:12],
