@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"muster/provision"
+	"muster/provision/desired"
 	"muster/provision/inventory"
 	"muster/provision/plan"
 )
@@ -165,7 +166,7 @@ func fromHere(cluster *inventory.Cluster) string {
 
 // onController is the same on a host, with the files installed there.
 func onController(cluster *inventory.Cluster) string {
-	return etcdctl("etcdctl", cluster.Hosts[0].ClientURL(), "/etc/muster/pki")
+	return etcdctl("etcdctl", cluster.Hosts[0].ClientURL(), desired.PKIDir(cluster))
 }
 
 func etcdctl(program, endpoints, dir string) string {

@@ -101,6 +101,14 @@ func ForMembers(cluster *inventory.Cluster, bundle pki.Bundle, known Known) ([]H
 	return hosts, nil
 }
 
+// PKIDir is where the hosts of a cluster have their certificates.
+func PKIDir(cluster *inventory.Cluster) string {
+	if cluster.Topology == inventory.Stacked {
+		return stackedPKI
+	}
+	return pkiDir
+}
+
 // Certificates says which certificates the cluster needs.
 func Certificates(cluster *inventory.Cluster) pki.Spec {
 	spec := pki.Spec{

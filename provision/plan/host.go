@@ -250,8 +250,11 @@ func (c *comparison) service() {
 	switch {
 	case !c.Have.Unit.Running():
 		var details []string
+		if unit.IsPod() {
+			details = append(details, "by "+unit.Manifest)
+		}
 		if c.Joins {
-			details = []string{"it joins the cluster that runs"}
+			details = append(details, "it joins the cluster that runs")
 		}
 		c.add(Start, Service, name, details...)
 	case c.stale || c.Have.RestartPending:

@@ -221,7 +221,7 @@ func (c *conversation) remove(ctx context.Context, now roster, move plan.Move) e
 		return err
 	})
 	if err == nil && !move.Replaced {
-		c.report(Note, c.Hosts[0].step, "", fmt.Sprintf("%s at %s is no member any more; its host is not in the inventory and was left alone: unless it is gone, it still has musterd.service, the programs in /usr/local/bin, /etc/muster and its data directory (muster reset with an inventory of that host removes them)", move.Name, move.PeerURL))
+		c.report(Note, c.Hosts[0].step, "", fmt.Sprintf("%s at %s is no member any more; its host is not in the inventory and was left alone: unless it is gone, it still has %s, the programs in /usr/local/bin, /etc/muster and its data directory (muster reset with an inventory of that host removes them)", move.Name, move.PeerURL, c.Hosts[0].unit().Title()))
 	}
 	return err
 }

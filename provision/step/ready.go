@@ -118,11 +118,19 @@ func checkUnit(ctx context.Context, h *Host) error {
 	}
 	switch {
 	case unit.Active == "failed" || unit.Active == "inactive":
-		return fmt.Errorf("%s: %s is %s (%s)", h.Name, h.unit().Title(), unit.Active, unit.Result)
+		return fmt.Errorf("%s: %s is %s%s", h.Name, h.unit().Title(), unit.Active, h.result(unit))
 	case unit.Restarts-h.Facts.Unit.Restarts >= crashLimit:
-		return fmt.Errorf("%s: %s ended and was restarted %d times (%s)", h.Name, h.unit().Title(), unit.Restarts-h.Facts.Unit.Restarts, unit.Result)
+		return fmt.Errorf("%s: %s ended and was restarted %d times%s", h.Name, h.unit().Title(), unit.Restarts-h.Facts.Unit.Restarts, h.result(unit))
 	}
 	return nil
+}
+
+// result is how the unit ended, as far as who runs it says that.
+func (h *Host) result(unit observed.UnitFact) string {
+	if h.unit().IsPod() {
+		return ""
+	}
+	return " (" + unit.Result + ")"
 }
 
 func unitFact(ctx context.Context, h *Host) (observed.UnitFact, error) {
