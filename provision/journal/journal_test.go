@@ -45,6 +45,29 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// What a container prints is in files, with the time in front.
+func TestReadContainer(t *testing.T) {
+	r := NewContainerReader("h", strings.NewReader("/var/log/pods/p/etcd/0.log 1 2026-01-15T20:00:00.000000001+02:00 stderr F one two\n/var/log/pods/p/etcd/0.log 2 2026-01-15T18:00:01Z stdout P\n\ntail: no such file\n"))
+	var got []string
+	emit := func(e Entry) error {
+		got = append(got, fmt.Sprintf("%s %s %s %s|%s", e.Host, e.Time.UTC().Format(time.RFC3339Nano), e.Program, e.Cursor, e.Message))
+		return nil
+	}
+	if err := r.Read(emit); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"h 2026-01-15T18:00:00.000000001Z etcd /var/log/pods/p/etcd/0.log 1|one two",
+		"h 2026-01-15T18:00:01Z etcd /var/log/pods/p/etcd/0.log 2|",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s", strings.Join(got, "\n"))
+	}
+	if err := r.Read(emit); err == nil || err.Error() != "h: the container: tail: no such file" {
+		t.Errorf("what is no line of a container: %v", err)
+	}
+}
+
 func source(host string, times ...int) <-chan Entry {
 	c := make(chan Entry, len(times))
 	for _, at := range times {

@@ -269,7 +269,7 @@ func (c *comparison) foreignManifest() []string {
 	if !unit.IsPod() || !c.Have.Unit.NeedsReload {
 		return nil
 	}
-	details := []string{"the kubelet runs another manifest than muster's:"}
+	details := []string{"the kubelet runs another manifest than muster's"}
 	return append(details, unitDetails(c.Have.Files[unit.Manifest].Text, c.Have.Files[unit.Path].Text, templates.ReadPod)...)
 }
 
