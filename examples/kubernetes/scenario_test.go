@@ -439,7 +439,8 @@ func (a *apiserver) settled(ctx context.Context, but int) error {
 	}
 }
 
-// restartOfTheAPIServer finds everything again after a restart.
+// restartOfTheAPIServer finds everything again after a restart, and enters itself
+// into the store for as long as it lives.
 func restartOfTheAPIServer(t *testing.T, a *apiserver) {
 	a.whileBroken(t, func() {
 		a.stop()
@@ -453,4 +454,16 @@ func restartOfTheAPIServer(t *testing.T, a *apiserver) {
 	if m.Data["n"] != "100" {
 		t.Errorf("what was written last is %s, want 100", m.Data["n"])
 	}
+	eventually(t, time.Minute, "the entries of kube-apiserver itself", func() error {
+		for _, prefix := range []string{"/registry/masterleases/", "/registry/peerserverleases/"} {
+			got, err := a.store.client.Get(t.Context(), prefix, clientv3.WithPrefix())
+			if err != nil {
+				return err
+			}
+			if got.Count != 1 || got.Kvs[0].Lease == 0 {
+				return fmt.Errorf("%s: %v, want one key on a lease", prefix, got.Kvs)
+			}
+		}
+		return nil
+	})
 }
