@@ -267,6 +267,25 @@ func TestStackedRefuses(t *testing.T) {
 	l := newLab(t, 1)
 	l.load(stacked)
 	l.mustFail("controller-0: the kubelet does not run", "staticPodPath: /etc/kubernetes/manifests", "commands are missing: ctr", "containerd")
+
+	// kubeadm was there first, with a CA or with an etcd.
+	l = newStackedLab(t, 1)
+	other, _, err := pki.Ensure(l.context(), filepath.Join(l.dir, "other"), desired.Certificates(l.cluster))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := l.hosts[0].Path("/etc/kubernetes/pki/etcd")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), other.CA, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.mustFail("/etc/kubernetes/pki/etcd/ca.crt is of another CA than the one in", "remove /etc/kubernetes/pki/etcd if nobody uses it")
+	l.sh(0, "mkdir -p /etc/kubernetes/manifests && echo 'kind: Pod' >/etc/kubernetes/manifests/etcd.yaml")
+	l.mustFail("the kubelet runs an etcd that muster has not installed, by /etc/kubernetes/manifests/etcd.yaml; muster adopt takes it over")
+	l.sh(0, "rm /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/pki/etcd/ca.crt")
+	l.mustApply()
 }
 
 // TestStackedRenewedByKubeadm has somebody else renew certificates with the same

@@ -118,7 +118,9 @@ func (s *Restore) Preflight(ctx context.Context, r *Run) error {
 	for _, h := range r.Hosts {
 		e := examination{Host: h, found: &found}
 		e.machine()
-		e.kubelet()
+		if err := e.pod(); err != nil {
+			return &localError{err}
+		}
 		e.space()
 		e.clock(r.Hosts)
 		s.room(e)

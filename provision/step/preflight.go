@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"muster/provision/desired"
 	"muster/provision/observed"
 )
 
@@ -93,7 +94,9 @@ func examine(r *Run, hosts []*Host) (*PreflightError, error) {
 	for _, h := range hosts {
 		e := examination{Host: h, found: found}
 		e.machine()
-		e.kubelet()
+		if err := e.pod(); err != nil {
+			return nil, &localError{err}
+		}
 		e.space()
 		e.clock(hosts)
 		if h.Remote.Privilege().Problem == "" { // else the facts about these are not all there
@@ -176,16 +179,28 @@ func (e examination) machine() {
 	}
 }
 
-// kubelet examines what a static pod needs.
-func (e examination) kubelet() {
+// pod examines what a static pod needs, and refuses to take the place of
+// somebody else's.
+func (e examination) pod() error {
 	if !e.unit().IsPod() {
-		return
+		return nil
 	}
 	e.runningKubelet()
 	_, theirs := e.Facts.Files[e.unit().Manifest]
 	if theirs && !e.Facts.Unit.Loaded {
 		e.problem("the kubelet runs an etcd that muster has not installed, by %s; muster adopt takes it over", e.unit().Manifest)
+		return nil
 	}
+	ca := path.Join(desired.PKIDir(e.run.Cluster), "ca.crt")
+	have, exists := e.Facts.Files[ca]
+	if !exists {
+		return nil
+	}
+	ours, err := e.run.PKI.Ours([]byte(have.Text))
+	if err == nil && !ours && e.Facts.Record == (observed.Record{}) {
+		e.problem("%s is of another CA than the one in %s, as kubeadm init phase certs makes it; remove %s if nobody uses it, or copy that ca.crt and ca.key into %[2]s before the first apply", ca, e.run.Cluster.PKI.Dir, path.Dir(ca))
+	}
+	return err
 }
 
 func (e examination) runningKubelet() {
