@@ -162,7 +162,8 @@ After "trust" and before "issue", other clients, such as a kube-apiserver, need
 the ca.crt of this workstation, which holds both CAs; after "issue" and before
 "drop" they need certificates of the new CA (muster certs export). Without --yes
 rotate-ca stops for that and asks; --until says where to end. The machines that
-the inventory lists under kubernetes.apiservers are given the files in both cases;
+the inventory lists under kubernetes.apiservers, and the controllers of a stacked
+cluster, are given the files in both cases;
 a kube-apiserver reads ca.crt when it starts, and the rest when it connects.
 
 The clusters of one file that have one pki.dir go through each phase together.
@@ -279,8 +280,13 @@ func (c certs) rotateUntil(ctx context.Context, o provision.Options, clusters []
 func afterPhase(clusters []*inventory.Cluster, phase pki.Phase) string {
 	cluster := clusters[0]
 	var names []string
+	if cluster.Topology == inventory.Stacked {
+		names = hostNames(cluster)
+	}
 	for _, a := range cluster.Callers() {
-		names = append(names, a.Name)
+		if !slices.Contains(names, a.Name) {
+			names = append(names, a.Name)
+		}
 	}
 	delivered := strings.Join(names, ", ")
 	switch {
