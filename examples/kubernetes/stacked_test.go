@@ -38,6 +38,7 @@ func TestStacked(t *testing.T) {
 		said[b.section] += out
 	}
 	m.checkPicture(said["What is in it"])
+	m.checkHint(said["etcd"])
 	m.checkPlan()
 	m.checkFiles()
 	t.Run("a process ends", func(t *testing.T) { m.processEnds(t) })
@@ -79,6 +80,21 @@ func (m *machines) checkPicture(out string) {
 	}
 	if started := strings.Count(out, "started"); started != len(m.names) {
 		m.t.Errorf("%d members have started, want %d", started, len(m.names))
+	}
+}
+
+var hint = regexp.MustCompile(`or on a controller, as root:\n *(etcdctl .*)\n`)
+
+// checkHint types on a machine what muster says can be typed there.
+func (m *machines) checkHint(out string) {
+	m.t.Helper()
+	found := hint.FindStringSubmatch(out)
+	if found == nil {
+		m.t.Errorf("muster apply does not say how to talk to the cluster:\n%s", out)
+		return
+	}
+	if members := m.mustOn(m.names[0], found[1]); strings.Count(members, "started") != len(m.names) {
+		m.t.Errorf("%s: %s", found[1], members)
 	}
 }
 
