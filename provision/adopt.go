@@ -102,7 +102,7 @@ func Adopt(ctx context.Context, cluster *inventory.Cluster, o Options, how Adopt
 	switch {
 	case err != nil:
 	case how.Undo:
-		err = r.Do(ctx, step.Together("undo", a.Undo))
+		err = r.Do(ctx, step.Together("confirm", a.ConfirmReturn(how.Confirm)), step.Together("undo", a.Undo))
 	default:
 		err = r.Do(ctx, step.Together("preflight", a.Preflight), step.Together("confirm", a.Confirm(how.Confirm)))
 		if err == nil && step.Over(r) {

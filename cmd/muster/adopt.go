@@ -200,6 +200,14 @@ func adoptedInventory(etcd *provision.FoundEtcd) ([]byte, error) {
 // takeoverText says what was found and what will happen.
 func takeoverText(t step.Takeover) string {
 	var b strings.Builder
+	if t.Returns {
+		fmt.Fprintf(&b, "cluster %s goes back to what ran it before, with a database of %s:\n", t.Cluster, humanize.IBytes(uint64(max(t.Bytes, 0)))) //nolint:gosec // not negative
+		for _, h := range t.Hosts {
+			fmt.Fprintf(&b, "  %s: to the etcd of %s (%s), with its data in %s\n", h.Name, h.Installer, h.Source, h.DataDir)
+		}
+		b.WriteString("everything that was written since goes with it. Writes are refused until the old members have proved that they\nhave all of it, and reads too while nobody runs. The data that is there now is kept.\n")
+		return b.String()
+	}
 	fmt.Fprintf(&b, "cluster %s is an etcd of %s, with a database of %s:\n", t.Cluster, count(len(t.Hosts), "member"), humanize.IBytes(uint64(max(t.Bytes, 0)))) //nolint:gosec // not negative
 	for _, h := range t.Hosts {
 		state := "etcd " + h.Version
@@ -229,7 +237,7 @@ func leftText(left map[string]string) string {
 }
 
 // errNoAdoption is returned when the question of adopt reaches nobody.
-var errNoAdoption = &usageError{err: errors.New("muster asks before it takes anything over, and nobody can answer"), hint: "answer on a terminal, or say --yes"}
+var errNoAdoption = &usageError{err: errors.New("muster asks before it takes anything over or gives it back, and nobody can answer"), hint: "answer on a terminal, or say --yes"}
 
 func (a *app) adopt(ctx context.Context, flags adoptFlags) error {
 	cluster, err := a.loadInventory()

@@ -75,7 +75,7 @@ func (w *workstation) adopts(t *testing.T) {
 	}
 	for _, want := range []string{
 		"cluster mine is an etcd of 1 member, with a database of ", "by kubespray (etcd.service), data in /var/lib/etcd",
-		"it becomes a cluster of musterd, with its data in /var/lib/muster:", "the flag proxy does not go on: ", "; no host was changed\nnext: muster adopt -f " + file,
+		"it becomes a cluster of musterd, as musterd.service, with its data in /var/lib/muster:", "the flag proxy does not go on: ", "; no host was changed\nnext: muster adopt -f " + file,
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("it does not say %q:\n%s", want, out)
@@ -95,8 +95,12 @@ func (w *workstation) adopts(t *testing.T) {
 	if again := w.mustApply(t, file); again.Changes != 0 {
 		t.Errorf("%d changes were left", again.Changes)
 	}
-	if out, err := w.command("adopt", "-f", file, "--undo", "--yes").CombinedOutput(); err == nil || !strings.Contains(string(out), "which the old data lacks") {
-		t.Errorf("undone: %v\n%s", err, out)
+	if out, err := w.command("adopt", "-f", file, "--undo").CombinedOutput(); err == nil || !strings.Contains(string(out), "cluster mine goes back to what ran it before") || !strings.Contains(string(out), "nobody can answer") {
+		t.Errorf("undone without a question: %v\n%s", err, out)
+	}
+	story = w.run(t, "adopt", "-f", file, "--undo", "--yes")
+	if !strings.Contains(story, "the old members of cluster mine serve again: ") || !strings.Contains(story, ", writes were refused for ") {
+		t.Errorf("it says\n%s", story)
 	}
 	l.mustHaveAll(t)
 }

@@ -18,6 +18,8 @@ type Takeover struct {
 	Cluster string `json:"cluster"`
 	Server  string `json:"server"` // "etcd" or "musterd"
 	InPlace bool   `json:"inPlace"`
+	// Returns says that the cluster goes back to what ran it before.
+	Returns bool `json:"returns,omitempty"`
 	// Unit is what runs the new members.
 	Unit string `json:"unit"`
 	// Bytes is the size of the database, DataDir where the data will be.
@@ -43,6 +45,28 @@ func (a *Adopt) Confirm(ask func(context.Context, Takeover) (bool, error)) func(
 			return nil
 		}
 		ok, err := ask(ctx, a.Describe(r))
+		if err != nil {
+			return &localError{err}
+		}
+		if !ok {
+			return ErrDeclined
+		}
+		return nil
+	}
+}
+
+// ConfirmReturn is Confirm for giving a cluster back whose new members take
+// writes. An interrupted adoption is undone without a question, and so goes on what
+// was agreed to before.
+func (a *Adopt) ConfirmReturn(ask func(context.Context, Takeover) (bool, error)) func(context.Context, *Run) error {
+	return func(ctx context.Context, r *Run) error {
+		agreed := func(h *Host) bool { return h.Facts.Adoption.Returning != "" }
+		if ask == nil || a.InPlace(r) || !Over(r) || slices.ContainsFunc(r.Hosts, agreed) {
+			return nil
+		}
+		t := a.Describe(r)
+		t.Returns = true
+		ok, err := ask(ctx, t)
 		if err != nil {
 			return &localError{err}
 		}
