@@ -120,19 +120,26 @@ func (a *adoption) upgradedByKubeadm(keys int64) {
 	a.mustBeDone()
 }
 
-// What is given back may have been on systemd, in a directory of its own.
-func TestAdoptedIsGivenBack(t *testing.T) {
-	a := newAdoption(t, found.Etcdadm, *adopted)
+// thereAndBack takes an etcd over and gives it back with what was written
+// meanwhile.
+func (a *adoption) thereAndBack() {
+	a.t.Helper()
 	a.fill()
 	a.mustAdopt()
 	if _, err := a.clients[0].Put(a.context(), "/meanwhile/0", "x"); err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	before := a.count("/")
 	a.undo()
 	if a.count("/") != before || a.count("/meanwhile/") != 1 {
-		t.Errorf("%d keys went back, of %d", a.count("/"), before)
+		a.t.Errorf("%d keys went back, of %d", a.count("/"), before)
 	}
+}
+
+// What is given back may have been on systemd, in a directory of its own.
+func TestAdoptedIsGivenBack(t *testing.T) {
+	a := newAdoption(t, found.Etcdadm, *adopted)
+	a.thereAndBack()
 	a.mustAdopt()
 	a.mustRest()
 }
@@ -142,16 +149,7 @@ func TestAdoptedIsGivenBack(t *testing.T) {
 func TestOlderEtcdIsGivenBack(t *testing.T) {
 	older := etcd34.Program(t, "etcd")
 	a := newAdoption(t, found.Etcdadm, *adopted, func(c *oldetcd.Cluster) { c.Program = older })
-	a.fill()
-	a.mustAdopt()
-	if _, err := a.clients[0].Put(a.context(), "/meanwhile/0", "x"); err != nil {
-		t.Fatal(err)
-	}
-	before := a.count("/")
-	a.undo()
-	if a.count("/") != before || a.count("/meanwhile/") != 1 {
-		t.Errorf("%d keys went back, of %d", a.count("/"), before)
-	}
+	a.thereAndBack()
 	if status, err := a.clients[0].Status(a.context(), a.clients[0].Endpoints()[0]); err != nil || !strings.HasPrefix(status.Version, "3.4.") {
 		t.Errorf("it is not the old etcd that serves: %v, %v", status, err)
 	}

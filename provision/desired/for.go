@@ -216,17 +216,26 @@ func serverFiles(files []File) []string {
 // first, in the order of etcd's documentation; the inventory's own flags
 // follow by name.
 func arguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootstrap) []templates.Argument {
+	args := ownArguments(h, pkiDir, []templates.Argument{
+		{Flag: "initial-cluster", Value: bootstrap.InitialCluster},
+		{Flag: "initial-cluster-token", Value: cluster.Token},
+		{Flag: "initial-cluster-state", Value: bootstrap.State},
+	})
+	return append(args, flagArguments(h.Server.Flags)...)
+}
+
+// ownArguments are those that muster decides. The founding ones are told apart,
+// for not everybody says all of them.
+func ownArguments(h inventory.Host, pkiDir string, founding []templates.Argument) []templates.Argument {
 	in := func(file string) string { return path.Join(pkiDir, file) }
-	args := []templates.Argument{
+	return slices.Concat([]templates.Argument{
 		{Flag: "name", Value: h.Name},
 		{Flag: "data-dir", Value: h.Server.DataDir},
 		{Flag: "listen-client-urls", Value: strings.Join(h.ClientListenURLs(), ",")},
 		{Flag: "advertise-client-urls", Value: h.ClientURL()},
 		{Flag: "listen-peer-urls", Value: h.PeerListenURL()},
 		{Flag: "initial-advertise-peer-urls", Value: h.PeerURL()},
-		{Flag: "initial-cluster", Value: bootstrap.InitialCluster},
-		{Flag: "initial-cluster-token", Value: cluster.Token},
-		{Flag: "initial-cluster-state", Value: bootstrap.State},
+	}, founding, []templates.Argument{
 		{Flag: "cert-file", Value: in("server.crt")},
 		{Flag: "key-file", Value: in("server.key")},
 		{Flag: "client-cert-auth"},
@@ -236,9 +245,14 @@ func arguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootstrap
 		{Flag: "peer-client-cert-auth"},
 		{Flag: "peer-trusted-ca-file", Value: in("ca.crt")},
 		{Flag: "listen-metrics-urls", Value: h.MetricsURL()},
-	}
-	for _, name := range slices.Sorted(maps.Keys(h.Server.Flags)) {
-		args = append(args, templates.Argument{Flag: name, Value: h.Server.Flags[name], Joined: true})
+	})
+}
+
+// flagArguments are flags by name.
+func flagArguments(flags map[string]string) []templates.Argument {
+	var args []templates.Argument
+	for _, name := range slices.Sorted(maps.Keys(flags)) {
+		args = append(args, templates.Argument{Flag: name, Value: flags[name], Joined: true})
 	}
 	return args
 }

@@ -4,8 +4,6 @@ import (
 	"io/fs"
 	"maps"
 	"path"
-	"slices"
-	"strings"
 
 	"muster/pki"
 	"muster/provision/inventory"
@@ -84,30 +82,12 @@ func stackedFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle,
 // podArguments returns the flags that kubeadm gives its etcd, and those of the
 // inventory. A flag that etcd sets so by itself is left out, as kubeadm does.
 func podArguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootstrap) []templates.Argument {
-	in := func(file string) string { return path.Join(stackedPKI, file) }
-	args := []templates.Argument{
-		{Flag: "name", Value: h.Name},
-		{Flag: "data-dir", Value: h.Server.DataDir},
-		{Flag: "listen-client-urls", Value: strings.Join(h.ClientListenURLs(), ",")},
-		{Flag: "advertise-client-urls", Value: h.ClientURL()},
-		{Flag: "listen-peer-urls", Value: h.PeerListenURL()},
-		{Flag: "initial-advertise-peer-urls", Value: h.PeerURL()},
-		{Flag: "initial-cluster", Value: bootstrap.InitialCluster},
-		{Flag: "cert-file", Value: in("server.crt")},
-		{Flag: "key-file", Value: in("server.key")},
-		{Flag: "client-cert-auth"},
-		{Flag: "trusted-ca-file", Value: in("ca.crt")},
-		{Flag: "peer-cert-file", Value: in("peer.crt")},
-		{Flag: "peer-key-file", Value: in("peer.key")},
-		{Flag: "peer-client-cert-auth"},
-		{Flag: "peer-trusted-ca-file", Value: in("ca.crt")},
-		{Flag: "listen-metrics-urls", Value: h.MetricsURL()},
-	}
+	founding := []templates.Argument{{Flag: "initial-cluster", Value: bootstrap.InitialCluster}}
 	if bootstrap.State != foundingState {
-		args = append(args, templates.Argument{Flag: "initial-cluster-state", Value: bootstrap.State})
+		founding = append(founding, templates.Argument{Flag: "initial-cluster-state", Value: bootstrap.State})
 	}
 	if cluster.Token != inventory.StackedToken {
-		args = append(args, templates.Argument{Flag: "initial-cluster-token", Value: cluster.Token})
+		founding = append(founding, templates.Argument{Flag: "initial-cluster-token", Value: cluster.Token})
 	}
 	flags := map[string]string{ // as kubeadm 1.34 and later set them
 		"feature-gates":                  "InitialCorruptCheck=true",
@@ -115,8 +95,5 @@ func podArguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootst
 		"watch-progress-notify-interval": "5s",
 	}
 	maps.Copy(flags, h.Server.Flags)
-	for _, name := range slices.Sorted(maps.Keys(flags)) {
-		args = append(args, templates.Argument{Flag: name, Value: flags[name], Joined: true})
-	}
-	return args
+	return append(ownArguments(h, stackedPKI, founding), flagArguments(flags)...)
 }
