@@ -94,7 +94,7 @@ func (m *machines) administer() {
 	config := filepath.Join(here, "..", "lab", ".state", labName, "ssh_config")
 	m.write("home/.ssh/config", string(m.read(config)), 0o600) // muster reads it
 	m.write("bin/ssh", fmt.Sprintf("#!/bin/sh\nexec %s -F '%s' \"$@\"\n", m.path("ssh"), config), 0o755)
-	m.env = append(os.Environ(), "HOME="+filepath.Join(m.dir, "home"),
+	m.env = append(m.env, "HOME="+filepath.Join(m.dir, "home"),
 		"PATH="+filepath.Join(m.dir, "bin")+":"+programs+":"+os.Getenv("PATH"))
 }
 
