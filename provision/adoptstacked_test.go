@@ -182,6 +182,34 @@ func TestAdoptOfAPodUndone(t *testing.T) {
 	}
 }
 
+// An adoption that was cut off is undone, wherever that was: before the old pod is
+// stopped its manifest is where the new one's will be.
+func TestCutOffAdoptionOfAPodIsUndone(t *testing.T) {
+	a := newAdoption(t, found.Kubeadm, 1)
+	a.fill()
+	a.load(stacked)
+	before, manifest := a.count("/"), a.sh(0, "cat /etc/kubernetes/manifests/etcd.yaml")
+	for _, last := range []string{"recorded how the old etcd is started", "moved /etc/kubernetes/manifests/etcd.yaml", "moved the data in /var/lib/etcd aside", "wrote /etc/muster/etcd.yaml", "started the static pod etcd"} {
+		ctx, cancel := context.WithCancel(a.context())
+		opts := a.opts
+		opts.Reporter = &cutter{recorder: &recorder{t: t}, text: last, cancel: cancel}
+		if _, err := Adopt(ctx, a.cluster, opts, AdoptOptions{}); err == nil {
+			t.Fatalf("the run that was to end with %q succeeded", last)
+		}
+		cancel()
+		a.undo()
+		if now := a.count("/"); now != before {
+			t.Errorf("cut off after %q: %d keys, there were %d", last, now, before)
+		}
+		if now := a.sh(0, "cat /etc/kubernetes/manifests/etcd.yaml"); now != manifest {
+			t.Errorf("cut off after %q: the manifest is\n%s", last, now)
+		}
+		if _, err := a.clients[0].Put(a.context(), "/registry/pods/0", last); err != nil {
+			t.Errorf("cut off after %q: %v", last, err)
+		}
+	}
+}
+
 // Giving back goes on where a run was cut off.
 func TestGivingBackGoesOn(t *testing.T) {
 	a := newAdoption(t, found.Kubeadm, 1)
@@ -204,6 +232,12 @@ func TestGivingBackGoesOn(t *testing.T) {
 			t.Fatalf("the run that was to end with %q succeeded", last)
 		}
 		cancel()
+		if strings.Contains(a.sh(0, "cat /etc/muster/adopted.json"), "returning") {
+			a.mustFail("run muster adopt --undo again")
+			if _, err := a.adopt(AdoptOptions{}); err == nil || !strings.Contains(err.Error(), "run muster adopt --undo again") {
+				t.Errorf("cut off after %q: adopt again: %v", last, err)
+			}
+		}
 		a.undo()
 		if now := a.count("/registry/"); now != before {
 			t.Errorf("cut off after %q: %d keys, there were %d", last, now, before)

@@ -324,15 +324,19 @@ func (w *workstation) killedAdoptingPods(t *testing.T) {
 	adopt := []string{"adopt", "--yes", "-f", c.Inventory, "--binary-dir", w.programs}
 	undo := append(adopt, "--undo")
 	totals := map[bool]int{true: 100, false: 200}
-	for i := range (*kills + 19) / 20 {
-		back := i%2 == 1
+	adopted := false
+	for range (*kills + 19) / 20 {
 		args := adopt
-		if back {
+		if adopted {
 			args = undo
 		}
-		totals[back] = w.killSomewhere(t, random, totals[back]/3, totals[back], args...)
+		totals[adopted] = w.killSomewhere(t, random, totals[adopted]/3, totals[adopted], args...)
+		if !adopted && random.IntN(3) == 0 {
+			w.run(t, undo...)
+			continue
+		}
 		w.run(t, args...)
-		if !back {
+		if adopted = !adopted; adopted {
 			w.mustRest(t, c.Inventory)
 		}
 	}

@@ -91,6 +91,7 @@ unit_start() (
 	(umask 077 && cat "$unit_file" >"$unit_copy") && sync "$unit_copy" && mv -fT "$unit_copy" "$unit_manifest"
 )
 unit_stop() (
+	[ -e "$unit_file" ] || exit 0
 	rm -f "$unit_manifest"
 	tries=0
 	while [ -n "$(unit_pid)" ]; do

@@ -71,6 +71,10 @@ func TestPodInAShell(t *testing.T) {
 	has("LoadState=not-found", "ActiveState=inactive")
 	write(unit.Manifest, "somebody else's")
 	has("LoadState=not-found", "ActiveState=inactive")
+	run("unit_stop")
+	if _, err := os.Stat(unit.Manifest); err != nil {
+		t.Errorf("somebody else's manifest: %v", err)
+	}
 	write(unit.Path, "ours")
 	has("LoadState=loaded", "ActiveState=activating", "NeedDaemonReload=yes", "MainPID=0")
 	run("unit_start")

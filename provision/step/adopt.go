@@ -201,6 +201,7 @@ func (a *Adopt) Examine(_ context.Context, r *Run) error {
 	}
 	for _, h := range r.Hosts {
 		e := examination{Host: h, found: &failed}
+		e.returning()
 		e.machine()
 		e.runningKubelet()
 		e.clock(r.Hosts)

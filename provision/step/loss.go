@@ -158,10 +158,20 @@ func (e examination) ownData() {
 	}
 }
 
+// returning refuses to go on beside an etcd that is being given back.
+func (e examination) returning() bool {
+	if e.Facts.Adoption.Returning == "" {
+		return false
+	}
+	e.problem("giving back the etcd of this host was interrupted; run muster adopt --undo again")
+	return true
+}
+
 // restoring refuses to go on beside a restore that was interrupted.
 func (e examination) restoring() {
 	r := e.Facts.Restoring
 	switch {
+	case e.returning():
 	case e.Facts.Adoption.Begun() || r.Adopts:
 		e.problem("taking over the etcd of this host was interrupted; run muster adopt again, or muster adopt --undo")
 	case r != (observed.Restoring{}):
