@@ -187,12 +187,12 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 // prepare has the host's server begin with the snapshot when it finds no data.
 // What it returns is called when the old data is away.
 func (s *Restore) prepare(ctx context.Context, h *Host) (ready func() error, err error) {
-	own, err := h.runsMusterd(ctx)
+	etcd, err := h.etcdVersion(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if !own {
-		return s.prepareEtcd(ctx, h)
+	if etcd != "" {
+		return s.prepareEtcd(ctx, h, etcd)
 	}
 	if h.unit().IsPod() {
 		return func() error { return s.stage(ctx, h) }, nil

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"strings"
 	"time"
@@ -28,11 +29,18 @@ func (h *Host) binary(program string) string {
 	return program
 }
 
-// runsMusterd asks the server that is installed whether it is musterd, which
-// founds a cluster from a snapshot by itself, or etcd's own, which does not.
-func (h *Host) runsMusterd(ctx context.Context) (bool, error) {
+// etcdVersion asks the server that is installed for its version. It is empty for
+// musterd, which founds a cluster from a snapshot by itself.
+func (h *Host) etcdVersion(ctx context.Context) (string, error) {
 	result, err := h.Remote.Run(ctx, h.askVersion())
-	return strings.Contains(result.Stdout, "musterd Version:"), err
+	if err != nil || strings.Contains(result.Stdout, "musterd Version:") {
+		return "", err
+	}
+	_, text, _ := strings.Cut(result.Stdout, "etcd Version: ")
+	if fields := strings.Fields(text); len(fields) > 0 {
+		return fields[0], nil
+	}
+	return "", fmt.Errorf("%s: the server does not tell its version: %q", h.Name, result.Stdout)
 }
 
 // unpackScript makes a data directory of etcd's from a snapshot, with etcd's own
@@ -97,10 +105,14 @@ func (s *Restore) unpack(ctx context.Context, h *Host, dir, owner, member, initi
 
 // prepareEtcd unpacks the snapshot for etcd's own server. The cluster gets a
 // token of its own, and so another ID than the one that was there.
-func (s *Restore) prepareEtcd(ctx context.Context, h *Host) (ready func() error, err error) {
+func (s *Restore) prepareEtcd(ctx context.Context, h *Host, version string) (ready func() error, err error) {
+	older, err := older(version)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the version of the server: %w", h.Name, err)
+	}
 	dir, owner := h.Want.Member.DataDir, h.Want.Account.User+":"+h.Want.Account.Group
 	unpacked := dir + ".restoring"
-	if err := s.unpack(ctx, h, unpacked, owner, h.Name, desired.Founding(h.run.Cluster).InitialCluster, ""); err != nil {
+	if err := s.unpack(ctx, h, unpacked, owner, h.Name, desired.Founding(h.run.Cluster).InitialCluster, older); err != nil {
 		return nil, err
 	}
 	return func() error {
