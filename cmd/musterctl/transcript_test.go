@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -303,18 +304,27 @@ func (s *speaker) mask(text string) string {
 	return ttl.ReplaceAllString(text, "${1}N")
 }
 
+// handedOut counts the ports that tests of this process were given: tests that run
+// side by side get none twice. They are below those of outgoing connections.
+var handedOut atomic.Int32
+
+const firstPort = 10000
+
 // addresses are URLs on which nothing listens.
 func addresses(t *testing.T, n int) (urls []string) {
 	t.Helper()
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.%d", 100+pid>>16&31, pid>>8&255, pid&255) // of this process alone
-	for range n {
-		listener, err := net.Listen("tcp", host+":0")
+	for len(urls) < n {
+		address := fmt.Sprintf("%s:%d", host, firstPort+handedOut.Add(1))
+		listener, err := net.Listen("tcp", address)
 		if err != nil {
+			continue // somebody else's
+		}
+		if err := listener.Close(); err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close()
-		urls = append(urls, "http://"+listener.Addr().String())
+		urls = append(urls, "http://"+address)
 	}
 	return urls
 }
