@@ -17,7 +17,6 @@ import (
 	"muster/pki"
 	"muster/provision/found"
 	"muster/provision/member"
-	"muster/provision/observed"
 	"muster/provision/practice"
 	"muster/provision/practice/oldetcd"
 	"muster/provision/step"
@@ -219,7 +218,7 @@ func TestAdoptInPlace(t *testing.T) {
 			a.mustRest()
 
 			// A run that ended between the start and its record is gone on with.
-			record, process := a.hosts[0].Path(observed.AdoptionPath), a.hosts[0].UnitState("musterd.service")["MainPID"]
+			record, process := a.hosts[0].Path("/etc/muster/adopted.json"), a.hosts[0].UnitState("musterd.service")["MainPID"]
 			text, err := os.ReadFile(record)
 			if err == nil {
 				err = os.WriteFile(record, []byte(strings.Replace(string(text), `,"done":true`, "", 1)), 0o600)

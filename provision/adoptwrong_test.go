@@ -10,7 +10,6 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"muster/provision/found"
-	"muster/provision/observed"
 	"muster/provision/practice"
 	"muster/provision/practice/oldetcd"
 	"muster/provision/step"
@@ -28,7 +27,7 @@ func (a *adoption) mustRefuse(how AdoptOptions, want string) {
 		a.t.Errorf("%q was changed although it is refused", changed)
 	}
 	for _, h := range a.hosts {
-		if _, err := os.Stat(h.Path(observed.AdoptionPath)); !os.IsNotExist(err) {
+		if _, err := os.Stat(h.Path("/etc/muster/adopted.json")); !os.IsNotExist(err) {
 			a.t.Errorf("%s remembers an adoption: %v", h.Name(), err)
 		}
 	}

@@ -69,7 +69,7 @@ func (l *lab) expire(withCA bool) {
 		sum := sha256.Sum256(block.Bytes)
 		for i := range l.cluster.Hosts {
 			var record observed.Record
-			if err := json.Unmarshal([]byte(l.sh(i, "cat "+observed.RecordPath)), &record); err != nil {
+			if err := json.Unmarshal([]byte(l.sh(i, "cat "+"/etc/muster/cluster.json")), &record); err != nil {
 				l.t.Fatal(err)
 			}
 			record.CA = hex.EncodeToString(sum[:])
@@ -77,7 +77,7 @@ func (l *lab) expire(withCA bool) {
 			if err != nil {
 				l.t.Fatal(err)
 			}
-			put(i, observed.RecordPath, line)
+			put(i, "/etc/muster/cluster.json", line)
 			put(i, "/etc/muster/pki/ca.crt", text)
 		}
 	}

@@ -90,7 +90,7 @@ func (d *doctor) installed(h *step.Host) {
 	if f.RestartPending && !f.Unit.NeedsReload {
 		d.find(h.Name, "the member does not use what is installed since", "muster apply restarts it")
 	}
-	if plan.BackupStale(h.Want.Backup, f) {
+	if plan.BackupStale(h.Want.Paths, h.Want.Backup, f) {
 		d.find(h.Name, "backups are not made as the inventory says", apply)
 	}
 	switch {

@@ -214,7 +214,7 @@ func TestTwoClustersStayTwo(t *testing.T) {
 	l.mustApply()
 	l.load("")
 	l.mustFail("controller-1: this host is in cluster ", "two clusters cannot become one")
-	path := l.hosts[1].Path(observed.RecordPath)
+	path := l.hosts[1].Path("/etc/muster/cluster.json")
 	var record observed.Record
 	text, err := os.ReadFile(path)
 	if err == nil {

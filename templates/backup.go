@@ -7,6 +7,8 @@ import "text/template"
 type Backup struct {
 	Cluster   string // its name
 	Program   string // absolute path of musterctl
+	Unit      string // of the member
+	Service   string // the name of the service, which the timer starts
 	Args      []Argument
 	Directory string // absolute path; the one place the service can write to
 	Schedule  string // OnCalendar=, systemd.time(7)

@@ -9,7 +9,7 @@ import (
 
 func exampleBackup() Backup {
 	return Backup{
-		Cluster: "prod", Program: "/usr/local/bin/musterctl", Directory: "/var/backups/muster", Schedule: "*-*-* 03:00",
+		Cluster: "prod", Program: "/usr/local/bin/musterctl", Unit: "musterd.service", Service: "musterd-backup.service", Directory: "/var/backups/muster", Schedule: "*-*-* 03:00",
 		Args: []Argument{{Flag: "cluster", Value: "prod"}, {Flag: "endpoint", Value: "https://10.0.0.1:2379"}, {Flag: "keep", Value: "14"}},
 	}
 }

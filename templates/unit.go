@@ -14,7 +14,10 @@ type MusterdUnit struct {
 	User    string
 	Group   string
 	DataDir string // absolute path; the one place the server can write to
-	Args    []Argument
+	Config  string // absolute path of the directory that it reads
+	// Environment is the path of a file that need not be there.
+	Environment string
+	Args        []Argument
 }
 
 // Argument is one flag of the server.

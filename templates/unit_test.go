@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func exampleUnit() MusterdUnit {
 	return MusterdUnit{
 		Cluster: "prod", Binary: "/usr/local/bin/musterd", User: "muster", Group: "muster",
-		DataDir: "/var/lib/muster",
+		DataDir: "/var/lib/muster", Config: "/etc/muster", Environment: "/etc/muster/restore.env",
 		Args: []Argument{
 			{Flag: "name", Value: "controller-0"},
 			{Flag: "advertise-client-urls", Value: "https://[2001:db8::10]:2379"},

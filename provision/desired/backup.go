@@ -8,32 +8,20 @@ import (
 	"muster/templates"
 )
 
-// BackupTimer is the unit that has a host save snapshots by itself.
-const BackupTimer = "musterd-backup.timer"
-
-// backupService is what it starts.
-const backupService = "musterd-backup.service"
-
 // Backup is what a host needs to save snapshots by itself.
 type Backup struct {
 	Directory Directory
 	Files     []File // the service, then the timer
 }
 
-// BackupPaths are where the units of a Backup are. They are to be gone where
-// none is wanted.
-func BackupPaths() []string {
-	return []string{path.Join(unitDir, backupService), path.Join(unitDir, BackupTimer)}
-}
-
-func backupFor(cluster *inventory.Cluster, h inventory.Host, pkiDir string) (*Backup, error) {
+func backupFor(cluster *inventory.Cluster, h inventory.Host, at places) (*Backup, error) {
 	b := cluster.Backup
 	if b == nil {
 		return nil, nil
 	}
-	in := func(file string) string { return path.Join(pkiDir, file) }
+	in := func(file string) string { return path.Join(at.pki, file) }
 	units := templates.Backup{
-		Cluster: cluster.Name, Program: path.Join(binDir, client), Directory: b.Directory, Schedule: b.Schedule,
+		Cluster: cluster.Name, Program: path.Join(binDir, at.client), Unit: at.unit, Service: at.paths.BackupService, Directory: b.Directory, Schedule: b.Schedule,
 		Args: []templates.Argument{
 			{Flag: "cluster", Value: cluster.Name},
 			{Flag: "member", Value: h.Name},
@@ -54,7 +42,7 @@ func backupFor(cluster *inventory.Cluster, h inventory.Host, pkiDir string) (*Ba
 	}
 	want := &Backup{Directory: Directory{Path: b.Directory, Mode: 0o700, Owner: root, Group: root}}
 	for i, content := range [][]byte{service, timer} {
-		want.Files = append(want.Files, File{Path: BackupPaths()[i], Mode: publicMode, Owner: root, Group: root, Content: content})
+		want.Files = append(want.Files, File{Path: at.paths.BackupUnits()[i], Mode: publicMode, Owner: root, Group: root, Content: content})
 	}
 	return want, nil
 }

@@ -21,14 +21,38 @@ const (
 
 	binDir    = "/usr/local/bin"
 	configDir = "/etc/muster"
-	pkiDir    = configDir + "/pki"
-	unitName  = "musterd.service"
 	unitDir   = "/etc/systemd/system"
-	unitPath  = unitDir + "/" + unitName
 
 	server = "musterd"
 	client = "musterctl"
 )
+
+// places is what a host of the external topology has for a cluster's instance.
+type places struct {
+	config, pki    string // directories
+	unit, account  string
+	server, client string // names of programs
+	paths          Paths
+	isOnly         bool // the machine carries no other cluster, as far as names go
+}
+
+func placesOf(instance string) places {
+	config := suffixed(configDir, instance)
+	return places{
+		config: config, pki: path.Join(config, "pki"),
+		unit: suffixed(server, instance) + ".service", account: suffixed(account, instance),
+		server: suffixed(server, instance), client: suffixed(client, instance),
+		paths: pathsOf(instance), isOnly: instance == "",
+	}
+}
+
+// links are the names that people know the client by.
+func (p places) links() []Link {
+	if !p.isOnly {
+		return nil
+	}
+	return clientLinks()
+}
 
 const (
 	programMode fs.FileMode = 0o755
@@ -106,7 +130,7 @@ func PKIDir(cluster *inventory.Cluster) string {
 	if cluster.Topology == inventory.Stacked {
 		return stackedPKI
 	}
-	return pkiDir
+	return placesOf(cluster.Instance).pki
 }
 
 // Certificates says which certificates the cluster needs.
@@ -125,39 +149,44 @@ func Certificates(cluster *inventory.Cluster) pki.Spec {
 }
 
 func externalFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle, pairs pki.HostPairs, bootstrap Bootstrap) (Host, error) {
+	at := placesOf(cluster.Instance)
 	unit, err := templates.MusterdUnit{
-		Cluster: cluster.Name,
-		Binary:  path.Join(binDir, server),
-		User:    account,
-		Group:   account,
-		DataDir: h.Server.DataDir,
-		Args:    arguments(cluster, h, bootstrap),
+		Cluster:     cluster.Name,
+		Binary:      path.Join(binDir, at.server),
+		User:        at.account,
+		Group:       at.account,
+		Config:      at.config,
+		Environment: at.paths.Environment,
+		DataDir:     h.Server.DataDir,
+		Args:        arguments(cluster, h, bootstrap, at.pki),
 	}.Render()
 	if err != nil {
 		return Host{}, err
 	}
-	backup, err := backupFor(cluster, h, pkiDir)
+	backup, err := backupFor(cluster, h, at)
 	if err != nil {
 		return Host{}, err
 	}
-	files := append(certificateFiles(bundle, pairs), File{
+	unitPath := path.Join(unitDir, at.unit)
+	files := append(certificateFiles(at, bundle, pairs), File{
 		Path: unitPath, Mode: publicMode, Owner: root, Group: root, Content: unit,
 	})
 	return Host{
 		Name:    h.Name,
-		Account: Account{User: account, Group: account, Home: h.Server.DataDir, Shell: "/usr/sbin/nologin"},
+		Paths:   at.paths,
+		Account: Account{User: at.account, Group: at.account, Home: h.Server.DataDir, Shell: "/usr/sbin/nologin"},
 		Directories: []Directory{
-			{Path: configDir, Mode: 0o755, Owner: root, Group: root},
-			{Path: pkiDir, Mode: 0o750, Owner: root, Group: account},
-			{Path: h.Server.DataDir, Mode: 0o700, Owner: account, Group: account, Data: true},
+			{Path: at.config, Mode: 0o755, Owner: root, Group: root},
+			{Path: at.pki, Mode: 0o750, Owner: root, Group: at.account},
+			{Path: h.Server.DataDir, Mode: 0o700, Owner: at.account, Group: at.account, Data: true},
 		},
 		Binaries: []Binary{
-			{Program: server, Source: h.Server.Binary, Path: path.Join(binDir, server), Mode: programMode, Owner: root, Group: root},
-			{Program: client, Path: path.Join(binDir, client), Mode: programMode, Owner: root, Group: root},
+			{Program: server, Source: h.Server.Binary, Path: path.Join(binDir, at.server), Mode: programMode, Owner: root, Group: root},
+			{Program: client, Path: path.Join(binDir, at.client), Mode: programMode, Owner: root, Group: root},
 		},
-		Links:  clientLinks(),
+		Links:  at.links(),
 		Files:  files,
-		Units:  []Unit{{Name: unitName, Path: unitPath, Enabled: true, RestartOn: restartOn(files)}},
+		Units:  []Unit{{Name: at.unit, Path: unitPath, Enabled: true, RestartOn: append([]string{path.Join(binDir, at.server)}, serverFiles(files)...)}},
 		Backup: backup,
 		Member: memberOf(h),
 	}, nil
@@ -178,11 +207,11 @@ func clientLinks() []Link {
 	}
 }
 
-func certificateFiles(bundle pki.Bundle, pairs pki.HostPairs) []File {
-	files := []File{{Path: path.Join(pkiDir, "ca.crt"), Mode: publicMode, Owner: root, Group: root, Content: bundle.CA}}
-	files = append(files, pairFiles(path.Join(pkiDir, "server"), pairs.Server, serverKeyMode, account)...)
-	files = append(files, pairFiles(path.Join(pkiDir, "peer"), pairs.Peer, serverKeyMode, account)...)
-	return append(files, pairFiles(path.Join(pkiDir, healthcheck), bundle.HealthcheckClient, rootKeyMode, root)...)
+func certificateFiles(at places, bundle pki.Bundle, pairs pki.HostPairs) []File {
+	files := []File{{Path: path.Join(at.pki, "ca.crt"), Mode: publicMode, Owner: root, Group: root, Content: bundle.CA}}
+	files = append(files, pairFiles(path.Join(at.pki, "server"), pairs.Server, serverKeyMode, at.account)...)
+	files = append(files, pairFiles(path.Join(at.pki, "peer"), pairs.Peer, serverKeyMode, at.account)...)
+	return append(files, pairFiles(path.Join(at.pki, healthcheck), bundle.HealthcheckClient, rootKeyMode, root)...)
 }
 
 // pairFiles are a certificate and its key, named without their endings.
@@ -195,11 +224,6 @@ func pairFiles(name string, pair pki.Pair, keyMode fs.FileMode, keyGroup string)
 
 // healthcheck is the pair an operator on the host uses; the server does not.
 const healthcheck = "healthcheck-client"
-
-func restartOn(files []File) []string {
-	paths := []string{path.Join(binDir, server)}
-	return append(paths, serverFiles(files)...)
-}
 
 // serverFiles are the paths of those files that the server reads.
 func serverFiles(files []File) []string {
@@ -215,7 +239,7 @@ func serverFiles(files []File) []string {
 // arguments returns the server's command line. What muster decides comes
 // first, in the order of etcd's documentation; the inventory's own flags
 // follow by name.
-func arguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootstrap) []templates.Argument {
+func arguments(cluster *inventory.Cluster, h inventory.Host, bootstrap Bootstrap, pkiDir string) []templates.Argument {
 	args := ownArguments(h, pkiDir, []templates.Argument{
 		{Flag: "initial-cluster", Value: bootstrap.InitialCluster},
 		{Flag: "initial-cluster-token", Value: cluster.Token},

@@ -9,6 +9,7 @@ import "io/fs"
 // they can be made: a directory precedes what is inside it.
 type Host struct {
 	Name        string // the inventory's
+	Paths       Paths
 	Account     Account
 	Directories []Directory
 	Binaries    []Binary

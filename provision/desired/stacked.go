@@ -39,7 +39,7 @@ func stackedFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle,
 	if err != nil {
 		return Host{}, err
 	}
-	backup, err := backupFor(cluster, h, stackedPKI)
+	backup, err := backupFor(cluster, h, places{pki: stackedPKI, unit: "kubelet.service", client: client, paths: pathsOf("")})
 	if err != nil {
 		return Host{}, err
 	}
@@ -51,7 +51,8 @@ func stackedFor(cluster *inventory.Cluster, h inventory.Host, bundle pki.Bundle,
 	restartOn := append([]string{imagePath}, serverFiles(files)...)
 	files = append(files, pairFiles(path.Join(kubernetesPKI, apiserverClient), bundle.APIServerEtcdClient, rootKeyMode, root)...)
 	return Host{
-		Name: h.Name,
+		Name:  h.Name,
+		Paths: pathsOf(""),
 		// kubeadm's pod runs as root, and so do others that read these files.
 		Account: Account{User: root, Group: root},
 		Directories: []Directory{

@@ -24,6 +24,7 @@ func (d *document) check(c *Cluster) {
 	d.checkName("cluster", c.Name, true)
 	d.checkTopology(c.Topology)
 	d.checkToken(c.Token)
+	d.checkInstance(c)
 	d.checkClusterSSH(c.SSH)
 	d.checkServer("server", c.Server)
 	d.checkPKI(c.PKI)
@@ -61,6 +62,13 @@ func (d *document) checkTopology(t Topology) {
 	case External, Stacked:
 	default:
 		d.problem("topology", fmt.Sprintf("%q is not a topology", printable(string(t))), "write external, or stacked for members that the kubelet runs")
+	}
+}
+
+func (d *document) checkInstance(c *Cluster) {
+	d.checkName("instance", c.Instance, false)
+	if d.given("instance") && c.Topology == Stacked {
+		d.problem("instance", "a stacked cluster has the machine's one static pod called etcd", "remove it, or write topology: external for this cluster")
 	}
 }
 

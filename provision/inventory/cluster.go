@@ -66,6 +66,11 @@ type Cluster struct {
 	// never mix, even when their addresses overlap. Defaults to
 	// etcd-cluster-NAME, and to etcd's own default for a stacked cluster.
 	Token string `yaml:"token,omitempty" json:"token,omitempty"`
+	// Instance tells what the cluster has on its machines apart from what another
+	// cluster has there: with the instance events its unit is
+	// musterd-events.service and its files are in /etc/muster-events. It is a DNS
+	// label, and never changes.
+	Instance string `yaml:"instance,omitempty" json:"instance,omitempty"`
 	// Hosts are the controllers in the order of the document. Each one is a
 	// voting member.
 	Hosts []Host `yaml:"controllers" json:"controllers"`

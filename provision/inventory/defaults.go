@@ -17,6 +17,9 @@ func (d *document) fillDefaults(c *Cluster) {
 		fill(&c.Server.DataDir, StackedDataDir)
 	}
 	fill(&c.Token, "etcd-cluster-"+c.Name)
+	if c.Instance != "" {
+		fill(&c.Server.DataDir, DefaultDataDir+"-"+c.Instance)
+	}
 	fill(&c.Server.DataDir, DefaultDataDir)
 	fill(&c.Server.ClientPort, DefaultClientPort)
 	fill(&c.Server.PeerPort, DefaultPeerPort)

@@ -13,7 +13,7 @@ import (
 // The error is of type Problems, each at the later of the two clusters. The
 // clusters come from Load or LoadAll.
 func Together(clusters []*Cluster) error {
-	t := together{names: map[string]*Cluster{}, machines: map[string]*Cluster{}, apiservers: map[string]*Cluster{}}
+	t := together{names: map[string]*Cluster{}, machines: map[string][]tenant{}, apiservers: map[string]*Cluster{}}
 	for n, c := range clusters {
 		t.taken(c, t.names, c.Name, "cluster", fmt.Sprintf("%q is the name of", c.Name), "give every cluster of one run a name of its own")
 		for _, earlier := range clusters[:n] {
@@ -22,8 +22,7 @@ func Together(clusters []*Cluster) error {
 			}
 		}
 		for i, h := range c.Hosts {
-			t.taken(c, t.machines, machine(h), join(element("controllers", i), "address"),
-				fmt.Sprintf("%q is a controller of", h.Address), "write another machine: one carries one cluster")
+			t.machine(c, i, h)
 		}
 		for i, a := range c.APIServers() {
 			t.taken(c, t.apiservers, machineAt(a.Address, a.SSH.Port), join(element("kubernetes.apiservers", i), "address"),
@@ -38,8 +37,45 @@ func Together(clusters []*Cluster) error {
 
 // together is what clusters have, by the cluster that has it first.
 type together struct {
-	names, machines, apiservers map[string]*Cluster
-	problems                    Problems
+	names, apiservers map[string]*Cluster
+	machines          map[string][]tenant
+	problems          Problems
+}
+
+// tenant is a cluster on a machine.
+type tenant struct {
+	cluster *Cluster
+	host    Host
+}
+
+// machine reports what a controller has in common with that of an earlier cluster
+// on the same machine.
+func (t *together) machine(c *Cluster, i int, h Host) {
+	key, field := machine(h), element("controllers", i)
+	for _, earlier := range t.machines[key] {
+		other := earlier.cluster
+		if other == c {
+			continue // the document has told
+		}
+		if other.Instance == c.Instance {
+			hint := "write another machine, or have the two apart there: give this cluster an instance (instance: " + c.Name + "), and ports of its own"
+			t.problem(c, join(field, "address"), fmt.Sprintf("%q is a controller of cluster %s", h.Address, other.place()), hint)
+			continue
+		}
+		own, theirs := h.Server, earlier.host.Server
+		for _, port := range []int{own.ClientPort, own.PeerPort, own.MetricsPort} {
+			if slices.Contains([]int{theirs.ClientPort, theirs.PeerPort, theirs.MetricsPort}, port) {
+				t.problem(c, field, fmt.Sprintf("port %d of %q is one of cluster %s", port, h.Address, other.place()), "write other ports under server")
+			}
+		}
+		if own.DataDir == theirs.DataDir {
+			t.problem(c, field, fmt.Sprintf("the directory %s of %q is that of cluster %s", own.DataDir, h.Address, other.place()), "write another server.dataDir")
+		}
+		if c.Backup != nil && other.Backup != nil && c.Backup.Directory == other.Backup.Directory {
+			t.problem(c, "backup.directory", fmt.Sprintf("%s of %q is that of cluster %s", c.Backup.Directory, h.Address, other.place()), "write a directory of its own")
+		}
+	}
+	t.machines[key] = append(t.machines[key], tenant{c, h})
 }
 
 // taken reports what an earlier cluster has as well.

@@ -42,6 +42,11 @@ func TestTogether(t *testing.T) {
 	if err != nil || len(stacked[1].Callers()) != 3 || stacked[1].Callers()[2].Address != "10.0.0.12" {
 		t.Errorf("the callers of a stacked cluster's sibling are %v, error %v", stacked[1].Callers(), err)
 	}
+	apart := strings.Replace(storesOfOneKubernetes, "controllers: [{name: events-0, address: 10.0.0.30}]",
+		"instance: events\nserver: {clientPort: 3379, peerPort: 3380, metricsPort: 3381}\ncontrollers: [{name: events-0, address: 10.0.0.12}]", 1)
+	if both, err := loadTogether(t, apart); err != nil || both[1].Hosts[0].Server.DataDir != "/var/lib/muster-events" {
+		t.Errorf("two clusters on one machine: %v", err)
+	}
 	for name, c := range map[string]struct{ old, text, want string }{
 		"no resources": {"kubernetes: {resources: [events]}\n", "",
 			"a.yaml:7:12: pki.dir: $DIR/prod-pki holds the certificates of cluster prod (a.yaml:1) as well; give every cluster a pki.dir of its own, or say "},
@@ -51,6 +56,10 @@ func TestTogether(t *testing.T) {
 			"a.yaml:7:6: pki: the certificates are to be made otherwise than those in the same directory, of cluster prod (a.yaml:1) as well; write the same"},
 		"a machine twice": {"10.0.0.30", "10.0.0.12",
 			`a.yaml:6:41: controllers[0].address: "10.0.0.12" is a controller of cluster prod (a.yaml:1) as well; write another machine`},
+		"a machine twice, and a port": {"controllers: [{name: events-0, address: 10.0.0.30}]", "instance: events\ncontrollers: [{name: events-0, address: 10.0.0.12, server: {clientPort: 3379, peerPort: 3380}}]",
+			`a.yaml:7:15: controllers[0]: port 2381 of "10.0.0.12" is one of cluster prod (a.yaml:1) as well; write other ports under server`},
+		"a machine and a directory twice": {"controllers: [{name: events-0, address: 10.0.0.30}]", "instance: events\nserver: {clientPort: 3379, peerPort: 3380, metricsPort: 3381, dataDir: /var/lib/muster}\ncontrollers: [{name: events-0, address: 10.0.0.12}]",
+			`a.yaml:8:15: controllers[0]: the directory /var/lib/muster of "10.0.0.12" is that of cluster prod (a.yaml:1) as well; write another server.dataDir`},
 		"a kube-apiserver twice": {"resources: [events]", "resources: [events], apiservers: [10.0.0.20]",
 			`a.yaml:8:48: kubernetes.apiservers[0].address: "10.0.0.20" has the certificates of cluster prod (a.yaml:1) as well; list it with one`},
 		"a resource twice": {"resources: [events]}\n", "resources: [events]}\n---\ncluster: more\ncontrollers: [{name: more-0, address: 10.0.0.40}]\npki: {dir: prod-pki}\nkubernetes: {resources: [coordination.k8s.io/leases, events]}\n",

@@ -6,9 +6,6 @@ import (
 	"strings"
 )
 
-// AdoptionPath is where a host keeps its Adoption.
-const AdoptionPath = "/etc/muster/adopted.json"
-
 // Adoption is what a host remembers of the etcd that was there before muster
 // took it over: how it is started again, and how far the taking over has come.
 type Adoption struct {
@@ -47,7 +44,7 @@ func parseAdoption(line string) (Adoption, error) {
 		return a, nil
 	}
 	if err := json.Unmarshal([]byte(line), &a); err != nil {
-		return a, fmt.Errorf("%s is not muster's record of an adoption: %w; move the file away if none is under way", AdoptionPath, err)
+		return a, fmt.Errorf("what the host has for it is not muster's record of an adoption: %w; move the file away if none is under way", err)
 	}
 	return a, nil
 }

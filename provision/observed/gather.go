@@ -10,12 +10,6 @@ import (
 	"muster/provision/runner"
 )
 
-// RestartMark exists on a host between the first change of something its
-// running member uses and the member's restart. A run that is killed in
-// between leaves it for the next one; a reboot, which restarts the member,
-// removes it.
-const RestartMark = "/run/muster.restart"
-
 // script reads everything there is to know about a host in one round
 // trip, as "kind|value" lines. It changes nothing, but for the file that
 // measures how fast the disk is: that goes away again, and is not made where a
@@ -45,8 +39,8 @@ if [ -n "$images" ]; then
 	say kubelet "$(systemctl is-active kubelet 2>/dev/null)"
 	image_facts | while read -r line; do say image "$line"; done
 fi
-say timer "$(systemctl is-active ` + desired.BackupTimer + ` 2>/dev/null)"
-say timer "$(systemctl is-enabled ` + desired.BackupTimer + ` 2>/dev/null)"
+say timer "$(systemctl is-active "$timer" 2>/dev/null)"
+say timer "$(systemctl is-enabled "$timer" 2>/dev/null)"
 command -v ss >/dev/null 2>&1 || say sockets unknown
 ss -Hltnp 2>/dev/null | while read -r line; do say socket "$line"; done
 ` + filesScript + `free data "$datadir"
@@ -68,9 +62,9 @@ if [ "$probe" = probe ] && [ ! -L "$datadir" ] && [ -z "$(ls -A "$datadir" 2>/de
 	rm -f "$dir/.muster-sync-probe"
 fi
 say record "$(cat "$record" 2>/dev/null)"
-say restoring "$(cat ` + RestoringPath + ` 2>/dev/null)"
-say adoption "$(cat ` + AdoptionPath + ` 2>/dev/null)"
-[ -e ` + RestartMark + ` ] && say restart yes
+say restoring "$(cat "$restoring" 2>/dev/null)"
+say adoption "$(cat "$adoption" 2>/dev/null)"
+[ -e "$mark" ] && say restart yes
 say clock "$(date +%s%N)"
 `
 
@@ -110,11 +104,12 @@ const syncProbes = "16"
 // the host is touched, and Facts.Sync stays 0.
 func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe bool) (Facts, error) {
 	tools, images, functions := requiredTools, "", runner.Functions(want)
+	functions += fmt.Sprintf("timer='%s' restoring='%s' adoption='%s' mark='%s'\n", want.Paths.BackupTimer, want.Paths.Restoring, want.Paths.Adoption, want.Paths.RestartMark)
 	if want.Units[0].IsPod() {
 		tools, images = tools+podTools, "all"
 		functions += runner.ImageFunctions
 	}
-	args := []string{want.Member.DataDir, tools, want.Account.User, want.Account.Group, RecordPath, "touch nothing", images}
+	args := []string{want.Member.DataDir, tools, want.Account.User, want.Account.Group, want.Paths.Record, "touch nothing", images}
 	if probe {
 		args[5] = "probe"
 	}
@@ -130,7 +125,7 @@ func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe boo
 	for _, l := range want.Links {
 		args = append(args, l.Path)
 	}
-	args = append(args, desired.BackupPaths()...)
+	args = append(args, want.Paths.BackupUnits()...)
 	if unit := want.Units[0]; unit.IsPod() {
 		args = append(args, unit.Manifest)
 	}

@@ -6,9 +6,6 @@ import (
 	"strings"
 )
 
-// RecordPath is where a host keeps its Record.
-const RecordPath = "/etc/muster/cluster.json"
-
 // Record is what a host remembers about the cluster it was made a member of.
 // It protects the data directory: data is never given to another cluster, and
 // a member whose data is gone never founds a cluster of its own.
@@ -35,7 +32,7 @@ func parseRecord(line string) (Record, error) {
 		return r, nil
 	}
 	if err := json.Unmarshal([]byte(line), &r); err != nil {
-		return r, fmt.Errorf("%s is not muster's record: %w; move the file away if it is not needed", RecordPath, err)
+		return r, fmt.Errorf("what the host has for it is not muster's record: %w; move the file away if it is not needed", err)
 	}
 	return r, nil
 }

@@ -7,10 +7,6 @@ import (
 	"time"
 )
 
-// RestoringPath is where a host keeps its Restoring while a restore is under
-// way.
-const RestoringPath = "/etc/muster/restore.json"
-
 // Restoring is what a host remembers of a restore until the restored cluster
 // is verified.
 type Restoring struct {
@@ -39,7 +35,7 @@ func parseRestoring(line string) (Restoring, error) {
 		return r, nil
 	}
 	if err := json.Unmarshal([]byte(line), &r); err != nil {
-		return r, fmt.Errorf("%s is not muster's record of a restore: %w; move the file away if no restore is under way", RestoringPath, err)
+		return r, fmt.Errorf("what the host has for it is not muster's record of a restore: %w; move the file away if no restore is under way", err)
 	}
 	return r, nil
 }

@@ -10,9 +10,9 @@ import (
 
 // BackupStale says that the units of a host's backups differ from what they
 // should be, are there and should not be, or do not run.
-func BackupStale(want *desired.Backup, have observed.Facts) bool {
+func BackupStale(paths desired.Paths, want *desired.Backup, have observed.Facts) bool {
 	if want == nil {
-		return len(BackupLeftovers(have)) > 0
+		return len(BackupLeftovers(paths, have)) > 0
 	}
 	for _, f := range want.Files {
 		sum := sha256.Sum256(f.Content)
@@ -24,9 +24,9 @@ func BackupStale(want *desired.Backup, have observed.Facts) bool {
 }
 
 // BackupLeftovers are the units of backups that a host has, by path.
-func BackupLeftovers(have observed.Facts) []string {
+func BackupLeftovers(want desired.Paths, have observed.Facts) []string {
 	var paths []string
-	for _, path := range desired.BackupPaths() {
+	for _, path := range want.BackupUnits() {
 		if _, exists := have.Files[path]; exists {
 			paths = append(paths, path)
 		}
@@ -37,7 +37,7 @@ func BackupLeftovers(have observed.Facts) []string {
 func (c *comparison) backup() {
 	want := c.Want.Backup
 	if want == nil {
-		for _, path := range BackupLeftovers(c.Have) {
+		for _, path := range BackupLeftovers(c.Want.Paths, c.Have) {
 			c.add(Remove, Unit, path)
 		}
 		return
@@ -50,7 +50,7 @@ func (c *comparison) backup() {
 	for _, f := range want.Files {
 		c.file(f)
 	}
-	if BackupStale(want, c.Have) {
-		c.add(Start, Service, desired.BackupTimer)
+	if BackupStale(c.Want.Paths, want, c.Have) {
+		c.add(Start, Service, c.Want.Paths.BackupTimer)
 	}
 }

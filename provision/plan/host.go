@@ -226,9 +226,9 @@ func (c *comparison) record() {
 	want.ClusterID, want.MemberID = have.ClusterID, have.MemberID
 	switch {
 	case have == (observed.Record{}):
-		c.add(Create, Record, observed.RecordPath, "a member of cluster "+want.Cluster)
+		c.add(Create, Record, c.Want.Paths.Record, "a member of cluster "+want.Cluster)
 	case have != want:
-		c.add(Update, Record, observed.RecordPath)
+		c.add(Update, Record, c.Want.Paths.Record)
 	}
 }
 
@@ -279,8 +279,8 @@ func (c *comparison) identity() {
 	known := c.Record.ClusterID != "" && c.Record.MemberID != ""
 	switch {
 	case have.ClusterID == "" || have.MemberID == "":
-		c.add(Update, Record, observed.RecordPath, "with the IDs of the cluster and the member")
+		c.add(Update, Record, c.Want.Paths.Record, "with the IDs of the cluster and the member")
 	case known && (have.ClusterID != c.Record.ClusterID || have.MemberID != c.Record.MemberID):
-		c.add(Update, Record, observed.RecordPath, arrow("member ID", have.MemberID, c.Record.MemberID))
+		c.add(Update, Record, c.Want.Paths.Record, arrow("member ID", have.MemberID, c.Record.MemberID))
 	}
 }

@@ -54,7 +54,7 @@ func (a *Adopt) takeOver(ctx context.Context, c *conversation, h *Host) error {
 		return err
 	}
 	adoption := a.adoption(h)
-	if err := writeAdoption(ctx, h, adoption, "recorded how the old etcd is started in "+observed.AdoptionPath); err != nil {
+	if err := writeAdoption(ctx, h, adoption, "recorded how the old etcd is started in "+h.Want.Paths.Adoption); err != nil {
 		return err
 	}
 	err := h.succeed(ctx, adoption)
@@ -123,7 +123,7 @@ func writeAdoption(ctx context.Context, h *Host, want observed.Adoption, sentenc
 		return fmt.Errorf("%s: record the adoption: %w", h.Name, err)
 	}
 	err = h.Change(ctx, sentence, func(ctx context.Context) error {
-		return h.Remote.WriteFile(ctx, remote.File{Path: observed.AdoptionPath, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n'))
+		return h.Remote.WriteFile(ctx, remote.File{Path: h.Want.Paths.Adoption, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n'))
 	})
 	if err == nil {
 		h.Facts.Adoption = want

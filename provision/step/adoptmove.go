@@ -198,7 +198,7 @@ func (a *Adopt) Note(ctx context.Context, h *Host) error {
 		return nil
 	}
 	adoption.Snapshot, adoption.Revision = a.toMove.Contents.SHA256, a.toMove.Contents.Revision
-	return writeAdoption(ctx, h, adoption, "recorded how the old etcd is started, and the snapshot, in "+observed.AdoptionPath)
+	return writeAdoption(ctx, h, adoption, "recorded how the old etcd is started, and the snapshot, in "+h.Want.Paths.Adoption)
 }
 
 // Upload places the snapshot on the host. The members go on meanwhile.

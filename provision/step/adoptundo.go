@@ -165,8 +165,8 @@ func (h *Host) forgetAdoption(ctx context.Context) error {
 			return err
 		}
 	}
-	err := h.changeByScript(ctx, "removed "+observed.AdoptionPath, remote.Command{
-		Label: "forget the adoption", Script: `rm -f -- "$@"`, Args: []string{environmentPath, observed.RestoringPath, observed.RecordPath, placed(h), observed.AdoptionPath},
+	err := h.changeByScript(ctx, "removed "+h.Want.Paths.Adoption, remote.Command{
+		Label: "forget the adoption", Script: `rm -f -- "$@"`, Args: []string{h.Want.Paths.Environment, h.Want.Paths.Restoring, h.Want.Paths.Record, placed(h), h.Want.Paths.Adoption},
 	})
 	if err == nil {
 		h.Facts.Adoption, h.Facts.Restoring, h.Facts.Record = observed.Adoption{}, observed.Restoring{}, observed.Record{}

@@ -19,7 +19,7 @@ func InstallBackup(ctx context.Context, h *Host) error {
 	if err := makeDirectories(ctx, h, []desired.Directory{want.Directory}); err != nil {
 		return err
 	}
-	stale := plan.BackupStale(want, h.Facts)
+	stale := plan.BackupStale(h.Want.Paths, want, h.Facts)
 	for _, f := range want.Files {
 		if _, err := h.installUnitFile(ctx, f); err != nil {
 			return err
@@ -28,19 +28,19 @@ func InstallBackup(ctx context.Context, h *Host) error {
 	if !stale {
 		return nil
 	}
-	return h.changeByScript(ctx, "started "+desired.BackupTimer, remote.Command{
-		Label:  "start " + desired.BackupTimer,
-		Script: `systemctl daemon-reload && systemctl enable "$1" && systemctl restart "$1"`, Args: []string{desired.BackupTimer},
+	return h.changeByScript(ctx, "started "+h.Want.Paths.BackupTimer, remote.Command{
+		Label:  "start " + h.Want.Paths.BackupTimer,
+		Script: `systemctl daemon-reload && systemctl enable "$1" && systemctl restart "$1"`, Args: []string{h.Want.Paths.BackupTimer},
 	})
 }
 
 // RemoveBackup stops and removes the units of the host's backups, if it has any.
 func RemoveBackup(ctx context.Context, h *Host) error {
-	if len(plan.BackupLeftovers(h.Facts)) == 0 {
+	if len(plan.BackupLeftovers(h.Want.Paths, h.Facts)) == 0 {
 		return nil
 	}
-	return h.changeByScript(ctx, fmt.Sprintf("stopped and removed %s; what it has saved stays", desired.BackupTimer), remote.Command{
-		Label: "remove " + desired.BackupTimer,
+	return h.changeByScript(ctx, fmt.Sprintf("stopped and removed %s; what it has saved stays", h.Want.Paths.BackupTimer), remote.Command{
+		Label: "remove " + h.Want.Paths.BackupTimer,
 		Script: `timer=$1
 shift
 if [ -e "/etc/systemd/system/$timer" ]; then
@@ -49,6 +49,6 @@ if [ -e "/etc/systemd/system/$timer" ]; then
 fi
 rm -f -- "$@"
 systemctl daemon-reload`,
-		Args: append([]string{desired.BackupTimer}, desired.BackupPaths()...),
+		Args: append([]string{h.Want.Paths.BackupTimer}, h.Want.Paths.BackupUnits()...),
 	})
 }

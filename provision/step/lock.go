@@ -13,8 +13,6 @@ import (
 	"muster/provision/remote"
 )
 
-const lockPath = "/run/muster.lock"
-
 // ErrLocked is wrapped when another run holds the lock of a host.
 var ErrLocked = errors.New("another run of muster is at work on this host")
 
@@ -67,14 +65,14 @@ func (h *Host) takeLock(ctx context.Context, who string) error {
 	if h.lock != nil || h.Remote.Privilege().Problem != "" {
 		return nil
 	}
-	p, err := h.Remote.Start(remote.Command{Label: "take the lock " + lockPath, Script: lockScript, Args: []string{lockPath, who}})
+	p, err := h.Remote.Start(remote.Command{Label: "take the lock " + h.Want.Paths.Lock, Script: lockScript, Args: []string{h.Want.Paths.Lock, who}})
 	if err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.Close() })
 	line, err := bufio.NewReader(p.Stdout).ReadString('\n')
 	if !stop() {
-		return fmt.Errorf("%s: take the lock %s: %w", h.Name, lockPath, context.Cause(ctx))
+		return fmt.Errorf("%s: take the lock %s: %w", h.Name, h.Want.Paths.Lock, context.Cause(ctx))
 	}
 	line = strings.TrimSpace(line)
 	if line == "locked" {
@@ -88,7 +86,7 @@ func (h *Host) takeLock(ctx context.Context, who string) error {
 	if err == nil {
 		err = fmt.Errorf("unexpected answer %q", line)
 	}
-	return fmt.Errorf("%s: take the lock %s: %w; is flock (util-linux) installed there?", h.Name, lockPath, err)
+	return fmt.Errorf("%s: take the lock %s: %w; is flock (util-linux) installed there?", h.Name, h.Want.Paths.Lock, err)
 }
 
 // heldLock is the process on a host that holds its lock, and the goroutine

@@ -215,7 +215,7 @@ func (s *probeSession) close() {
 func (h *Host) Holder(ctx context.Context) (string, error) {
 	result, err := h.Remote.Run(ctx, remote.Command{
 		Label:  "look at the lock",
-		Script: `[ -e "$1" ] || exit 0; flock -n "$1" true || head -n 1 "$1"`, Args: []string{lockPath},
+		Script: `[ -e "$1" ] || exit 0; flock -n "$1" true || head -n 1 "$1"`, Args: []string{h.Want.Paths.Lock},
 		AsLogin: h.Remote.Privilege().Problem != "",
 	})
 	return strings.TrimSpace(result.Stdout), err

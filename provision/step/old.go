@@ -198,7 +198,7 @@ func (h *Host) giveData(ctx context.Context, dir, owner string) error {
 func (h *Host) stopNew(ctx context.Context) error {
 	unit := h.unit().Title()
 	return h.changeByScript(ctx, "stopped and disabled "+unit, remote.Command{
-		Label: "stop " + unit, Script: h.memberScript(`unit_stop 2>/dev/null; unit_disable 2>/dev/null; rm -f ` + observed.RestartMark),
+		Label: "stop " + unit, Script: h.memberScript(`unit_stop 2>/dev/null; unit_disable 2>/dev/null; rm -f ` + h.Want.Paths.RestartMark),
 	})
 }
 

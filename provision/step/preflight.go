@@ -372,7 +372,7 @@ func (e examination) record(pkiDir string, trusted []string) {
 		e.problem("this host is member %q and cannot be renamed to %q; write name: %s in the inventory", record.Member, e.Name, record.Member)
 	}
 	if record.DataDir != e.Want.Member.DataDir {
-		e.problem("the member's data is in %s; write dataDir: %s, or move the data by hand while the member is stopped and correct %s", record.DataDir, record.DataDir, observed.RecordPath)
+		e.problem("the member's data is in %s; write dataDir: %s, or move the data by hand while the member is stopped and correct %s", record.DataDir, record.DataDir, e.Want.Paths.Record)
 	}
 	switch {
 	case slices.Contains(trusted, record.CA):

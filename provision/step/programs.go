@@ -140,7 +140,7 @@ func (h *Host) willRestart(ctx context.Context, path string) error {
 		return nil
 	}
 	_, err := h.Remote.Run(ctx, remote.Command{
-		Label: "note that a restart is due", Script: `: > "$1"`, Args: []string{observed.RestartMark},
+		Label: "note that a restart is due", Script: `: > "$1"`, Args: []string{h.Want.Paths.RestartMark},
 	})
 	h.restart = err == nil
 	return err

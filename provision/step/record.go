@@ -20,7 +20,7 @@ func Remember(ctx context.Context, h *Host) error {
 	if err != nil {
 		return err
 	}
-	return writeRecord(ctx, h, h.record(ca[0]), "recorded the cluster in "+observed.RecordPath)
+	return writeRecord(ctx, h, h.record(ca[0]), "recorded the cluster in "+h.Want.Paths.Record)
 }
 
 // record is what the host should remember. It keeps the IDs it knows.
@@ -35,7 +35,7 @@ func (h *Host) record(ca string) observed.Record {
 func rememberIDs(ctx context.Context, h *Host, clusterID, memberID uint64) error {
 	want := h.Facts.Record
 	want.ClusterID, want.MemberID = fmt.Sprintf("%x", clusterID), fmt.Sprintf("%x", memberID)
-	return writeRecord(ctx, h, want, "recorded the cluster and member ID in "+observed.RecordPath)
+	return writeRecord(ctx, h, want, "recorded the cluster and member ID in "+h.Want.Paths.Record)
 }
 
 func writeRecord(ctx context.Context, h *Host, want observed.Record, sentence string) error {
@@ -47,7 +47,7 @@ func writeRecord(ctx context.Context, h *Host, want observed.Record, sentence st
 		return fmt.Errorf("%s: write the record: %w", h.Name, err)
 	}
 	err = h.Change(ctx, sentence, func(ctx context.Context) error {
-		return h.Remote.WriteFile(ctx, remote.File{Path: observed.RecordPath, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n'))
+		return h.Remote.WriteFile(ctx, remote.File{Path: h.Want.Paths.Record, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n'))
 	})
 	if err == nil {
 		h.Facts.Record = want

@@ -21,7 +21,7 @@ func removalOf(h *Host, withData bool) []string {
 	if h.Facts.Unit.Loaded {
 		lines = append(lines, "stop and disable "+h.unit().Title())
 	}
-	lines = append(lines, plan.BackupLeftovers(h.Facts)...)
+	lines = append(lines, plan.BackupLeftovers(h.Want.Paths, h.Facts)...)
 	lines = append(lines, ours(h)...)
 	for _, image := range h.Facts.Images {
 		lines = append(lines, "the image "+image)
@@ -30,7 +30,7 @@ func removalOf(h *Host, withData bool) []string {
 		lines = append(lines, h.Want.Member.DataDir+" AND ALL DATA IN IT")
 	}
 	if withData && h.Facts.Record != (observed.Record{}) {
-		lines = append(lines, observed.RecordPath)
+		lines = append(lines, h.Want.Paths.Record)
 	}
 	if withData && h.Facts.OwnUser {
 		lines = append(lines, "the user "+h.Want.Account.User)
@@ -156,7 +156,7 @@ func RemoveFiles(ctx context.Context, h *Host) error {
 	h.run.Log.Debug("remove", "host", h.Name, "paths", paths)
 	if err := h.changeByScript(ctx, fmt.Sprintf("removed the programs, the unit and the certificates (%d files)", len(paths)), remote.Command{
 		Label:  "remove the installed files",
-		Script: h.memberScript(`rm -f -- "$@" && unit_reload && rm -f ` + observed.RestartMark),
+		Script: h.memberScript(`rm -f -- "$@" && unit_reload && rm -f ` + h.Want.Paths.RestartMark),
 		Args:   paths,
 	}); err != nil {
 		return err
@@ -202,8 +202,8 @@ func RemoveData(ctx context.Context, h *Host) error {
 		}
 	}
 	if h.Facts.Record != (observed.Record{}) {
-		if err := h.changeByScript(ctx, "removed "+observed.RecordPath, remote.Command{
-			Label: "remove the record", Script: `rm -f -- "$1"`, Args: []string{observed.RecordPath},
+		if err := h.changeByScript(ctx, "removed "+h.Want.Paths.Record, remote.Command{
+			Label: "remove the record", Script: `rm -f -- "$1"`, Args: []string{h.Want.Paths.Record},
 		}); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ func PutReplacedAside(ctx context.Context, h *Host) error {
 	h.Facts.Unit.Active = "inactive"
 	record := h.Facts.Record
 	record.ClusterID, record.MemberID = "", ""
-	return writeRecord(ctx, h, record, "took the cluster and member ID from "+observed.RecordPath)
+	return writeRecord(ctx, h, record, "took the cluster and member ID from "+h.Want.Paths.Record)
 }
 
 // aside is where the data of the member that was replaced goes.

@@ -49,9 +49,6 @@ func (s *Restore) Identify(_ context.Context, r *Run) error {
 	return nil
 }
 
-// environmentPath is read by the unit, if it is there.
-const environmentPath = "/etc/muster/restore.env"
-
 // placed is where the snapshot lies on a host: beside the data directory, on
 // whose disk there has to be room anyway.
 func placed(h *Host) string { return h.Want.Member.DataDir + ".restore.db" }
@@ -164,7 +161,7 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	}
 	record := h.Facts.Record
 	record.ClusterID, record.MemberID, record.Snapshot = "", "", s.Contents.SHA256
-	if err := writeRecord(ctx, h, record, "took the cluster and member ID from "+observed.RecordPath); err != nil {
+	if err := writeRecord(ctx, h, record, "took the cluster and member ID from "+h.Want.Paths.Record); err != nil {
 		return err
 	}
 	if state.Aside != "" {
@@ -201,7 +198,7 @@ func (s *Restore) prepare(ctx context.Context, h *Host) (ready func() error, err
 	if s.id != "" {
 		lines += "ETCD_RESTORE_ID=" + s.id + "\n"
 	}
-	err = h.Remote.WriteFile(ctx, remote.File{Path: environmentPath, Mode: 0o644, Owner: "root", Group: "root"}, []byte(lines))
+	err = h.Remote.WriteFile(ctx, remote.File{Path: h.Want.Paths.Environment, Mode: 0o644, Owner: "root", Group: "root"}, []byte(lines))
 	return func() error { return nil }, err
 }
 
@@ -234,7 +231,7 @@ func (h *Host) writeRestoring(ctx context.Context, state observed.Restoring) err
 	if err != nil {
 		return fmt.Errorf("%s: record the restore: %w", h.Name, err)
 	}
-	if err := h.Remote.WriteFile(ctx, remote.File{Path: observed.RestoringPath, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n')); err != nil {
+	if err := h.Remote.WriteFile(ctx, remote.File{Path: h.Want.Paths.Restoring, Mode: 0o644, Owner: "root", Group: "root"}, append(line, '\n')); err != nil {
 		return err
 	}
 	h.Facts.Restoring = state
@@ -247,6 +244,6 @@ func (s *Restore) Tidy(ctx context.Context, h *Host) error {
 	return h.changeByScript(ctx, "removed the snapshot "+placed(h), remote.Command{
 		Label:  "tidy up",
 		Script: `rm -rf -- "$1" "$2" "$3" && rm -f -- "$4"`,
-		Args:   []string{placed(h), environmentPath, stagedDir(h), observed.RestoringPath},
+		Args:   []string{placed(h), h.Want.Paths.Environment, stagedDir(h), h.Want.Paths.Restoring},
 	})
 }

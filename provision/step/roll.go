@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"muster/provision/observed"
 	"muster/provision/plan"
 	"muster/provision/remote"
 	"muster/provision/snapshot"
@@ -270,7 +269,7 @@ func restartMember(ctx context.Context, h *Host) error {
 	unit := h.unit().Title()
 	err := h.changeByScript(ctx, "restarted "+unit, remote.Command{
 		Label:  "restart " + unit,
-		Script: h.memberScript(`unit_stop && rm -f ` + observed.RestartMark + ` && unit_start`),
+		Script: h.memberScript(`unit_stop && rm -f ` + h.Want.Paths.RestartMark + ` && unit_start`),
 	})
 	h.restart = h.restart && err != nil
 	if err != nil {

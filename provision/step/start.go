@@ -3,7 +3,6 @@ package step
 import (
 	"context"
 
-	"muster/provision/observed"
 	"muster/provision/remote"
 )
 
@@ -27,7 +26,7 @@ func startMember(ctx context.Context, h *Host) error {
 	unit := h.unit().Title()
 	err := h.changeByScript(ctx, "started "+unit, remote.Command{
 		Label:  "start " + unit,
-		Script: h.memberScript(`rm -f ` + observed.RestartMark + `; unit_start`),
+		Script: h.memberScript(`rm -f ` + h.Want.Paths.RestartMark + `; unit_start`),
 	})
 	h.restart = h.restart && err != nil
 	if err != nil {

@@ -252,7 +252,7 @@ func (h *Host) makeRoom(compared *plan.Host) []plan.Change {
 		delete(have.Files, dir)
 	}
 	if have.Record.ClusterID != "" || have.Record.MemberID != "" {
-		changes = append(changes, plan.Change{Host: h.Name, Action: plan.Update, Kind: plan.Record, Name: observed.RecordPath, Details: []string{"without the IDs of the member that is replaced"}})
+		changes = append(changes, plan.Change{Host: h.Name, Action: plan.Update, Kind: plan.Record, Name: h.Want.Paths.Record, Details: []string{"without the IDs of the member that is replaced"}})
 	}
 	have.Record.ClusterID, have.Record.MemberID = "", ""
 	have.Unit.Active = "inactive"
