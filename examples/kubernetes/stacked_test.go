@@ -43,6 +43,7 @@ func TestStacked(t *testing.T) {
 	m.checkFiles()
 	t.Run("a process ends", func(t *testing.T) { m.processEnds(t) })
 	t.Run("a machine is away", func(t *testing.T) { m.machineAway(t) })
+	t.Run("day two", func(t *testing.T) { m.dayTwo(t) })
 }
 
 var (
