@@ -5,15 +5,14 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"sync"
 	"time"
@@ -29,12 +28,9 @@ import (
 const (
 	caCommonName = "etcd-ca"
 
-	// backdate tolerates hosts whose clock is behind the workstation's.
+	// backdate tolerates hosts whose clock is behind the workstation's. cfssl
+	// subtracts the same from a CA, at the expense of its lifetime.
 	backdate = 5 * time.Minute
-
-	// serialBits is the length of a CA's serial number: 20 bytes at most, and
-	// not negative (RFC 5280, 4.1.2.2).
-	serialBits = 159
 
 	reasonMissing = "missing"
 )
@@ -137,34 +133,42 @@ func (a Algorithm) of(key crypto.PublicKey) bool {
 }
 
 // selfSign returns the certificate of a new CA that has the given key. It has
-// what kubeadm's has, the name of the CA among the names included, which cfssl
-// leaves out of every CA.
+// what kubeadm's has, the name of the CA among the names included. cfssl leaves
+// the names out of every CA, but not an extension that a profile admits.
 func selfSign(keyPEM []byte, lifetime time.Duration) ([]byte, error) {
+	quietly()
 	key, err := helpers.ParsePrivateKeyPEM(keyPEM)
 	if err != nil {
 		return nil, err
 	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), serialBits))
+	request, err := csr.Generate(key, &csr.CertificateRequest{CN: caCommonName})
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now().UTC()
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: caCommonName},
-		DNSNames:              []string{caCommonName},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(lifetime),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	names, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: dnsNameTag, Bytes: []byte(caCommonName)}})
 	if err != nil {
 		return nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+	profile := &config.SigningProfile{
+		Usage:              []string{"digital signature", "key encipherment", "cert sign"},
+		Expiry:             lifetime + backdate,
+		CAConstraint:       config.CAConstraint{IsCA: true},
+		ExtensionWhitelist: map[string]bool{asn1.ObjectIdentifier(subjectAltName).String(): true},
+	}
+	s, err := local.NewSigner(key, nil, signer.DefaultSigAlgo(key), &config.Signing{Default: profile})
+	if err != nil {
+		return nil, err
+	}
+	return s.Sign(signer.SignRequest{
+		Request:    string(request),
+		Extensions: []signer.Extension{{ID: subjectAltName, Value: hex.EncodeToString(names)}},
+	})
 }
+
+// Of the subject alternative name, RFC 5280, 4.2.1.6.
+var subjectAltName = config.OID{2, 5, 29, 17}
+
+const dnsNameTag = 2
 
 // issue makes a key and a certificate for it.
 func (ca authority) issue(want leaf, algorithm Algorithm, now time.Time, lifetime time.Duration) (Pair, error) {
