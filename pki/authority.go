@@ -28,8 +28,7 @@ import (
 const (
 	caCommonName = "etcd-ca"
 
-	// backdate tolerates hosts whose clock is behind the workstation's. cfssl
-	// subtracts the same from a CA, at the expense of its lifetime.
+	// backdate tolerates hosts whose clock is behind the workstation's.
 	backdate = 5 * time.Minute
 
 	reasonMissing = "missing"
@@ -151,7 +150,7 @@ func selfSign(keyPEM []byte, lifetime time.Duration) ([]byte, error) {
 	}
 	profile := &config.SigningProfile{
 		Usage:              []string{"digital signature", "key encipherment", "cert sign"},
-		Expiry:             lifetime + backdate,
+		Expiry:             lifetime,
 		CAConstraint:       config.CAConstraint{IsCA: true},
 		ExtensionWhitelist: map[string]bool{asn1.ObjectIdentifier(subjectAltName).String(): true},
 	}
@@ -159,8 +158,11 @@ func selfSign(keyPEM []byte, lifetime time.Duration) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now() // cfssl would round it to a minute
 	return s.Sign(signer.SignRequest{
 		Request:    string(request),
+		NotBefore:  now.Add(-backdate),
+		NotAfter:   now.Add(lifetime),
 		Extensions: []signer.Extension{{ID: subjectAltName, Value: hex.EncodeToString(names)}},
 	})
 }
