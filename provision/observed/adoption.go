@@ -44,7 +44,7 @@ func parseAdoption(line string) (Adoption, error) {
 		return a, nil
 	}
 	if err := json.Unmarshal([]byte(line), &a); err != nil {
-		return a, fmt.Errorf("what the host has for it is not muster's record of an adoption: %w; move the file away if none is under way", err)
+		return a, fmt.Errorf("the host's adopted.json is not muster's record of an adoption: %w; move the file away if none is under way", err)
 	}
 	return a, nil
 }

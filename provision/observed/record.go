@@ -32,7 +32,7 @@ func parseRecord(line string) (Record, error) {
 		return r, nil
 	}
 	if err := json.Unmarshal([]byte(line), &r); err != nil {
-		return r, fmt.Errorf("what the host has for it is not muster's record: %w; move the file away if it is not needed", err)
+		return r, fmt.Errorf("the host's cluster.json is not muster's record: %w; move the file away if it is not needed", err)
 	}
 	return r, nil
 }

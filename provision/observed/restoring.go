@@ -35,7 +35,7 @@ func parseRestoring(line string) (Restoring, error) {
 		return r, nil
 	}
 	if err := json.Unmarshal([]byte(line), &r); err != nil {
-		return r, fmt.Errorf("what the host has for it is not muster's record of a restore: %w; move the file away if no restore is under way", err)
+		return r, fmt.Errorf("the host's restore.json is not muster's record of a restore: %w; move the file away if no restore is under way", err)
 	}
 	return r, nil
 }

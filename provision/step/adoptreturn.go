@@ -55,7 +55,7 @@ func (a *Adopt) returnAll(ctx context.Context, r *Run) error {
 		EachHost("give back", awaited(a.giveDataBack)),
 		EachHost("start", remembers(func(ctx context.Context, h *Host) error { return h.startOld(ctx, h.Facts.Adoption) })),
 		Together("await", func(ctx context.Context, _ *Run) error { return a.awaitOld(ctx, c) }),
-		Together("compare", a.CompareReturned),
+		Together("compare", a.compareReturned),
 		Together("unseal", func(ctx context.Context, r *Run) error { return a.unseal(ctx, r, c, "old") }),
 		EachHost("forget", remembers(func(ctx context.Context, h *Host) error { return h.forgetAdoption(ctx) })),
 	})
@@ -145,9 +145,9 @@ func (h *Host) oldName() string {
 	return h.Name
 }
 
-// CompareReturned proves, while writes are still refused, that every old member
+// compareReturned proves, while writes are still refused, that every old member
 // has what the snapshot has.
-func (a *Adopt) CompareReturned(ctx context.Context, r *Run) error {
+func (a *Adopt) compareReturned(ctx context.Context, r *Run) error {
 	if sealed, err := anySealed(ctx, r); err == nil && !sealed {
 		return nil // an earlier run has, and writes are taken since
 	}

@@ -15,6 +15,7 @@
 //	cat                  FILE, or standard input
 //	chmod, chown         MODE FILE, OWNER:GROUP FILE; chown -R
 //	command              -v NAME
+//	ctr                  -n k8s.io images ls -q, import, label, rm; run --rm
 //	date                 +%s%N
 //	dd                   if= of= bs= count= oflag=dsync
 //	df                   -Pk DIR
@@ -22,6 +23,7 @@
 //	echo, printf, exit, set -eu, shift, trap EXIT, umask, read -r, case, for, while
 //	flock                -w SECONDS FILE COMMAND ARG...
 //	getent               passwd NAME, group NAME
+//	grep                 [-E] PATTERN, of standard input
 //	groupadd             --system NAME
 //	gzip                 -dc FILE
 //	head                 -n N, -c N
@@ -30,13 +32,15 @@
 //	journalctl           -u UNIT -n N --no-pager -q -o cat or json, --since @SECONDS,
 //	                     --after-cursor CURSOR
 //	ln                   -sfn TARGET LINK
-//	ls                   -A DIR
+//	ls                   -A DIR, -1dt or -1tr FILE...
 //	mkdir                -p DIR
 //	mktemp               -d TEMPLATE
 //	mv                   -fT FROM TO, -f FILE DIR/
+//	ps                   -C NAME -o pid=,args=
 //	readlink             LINK
 //	rm, rmdir            -f, -rf; rmdir DIR
 //	sha256sum            [--] FILE..., or standard input
+//	sleep                SECONDS
 //	ss                   -Hltnp
 //	stat                 -c FORMAT -- FILE... with %F %a %U %G %s %n
 //	sync                 FILE, DIR
@@ -46,7 +50,7 @@
 //	                     Result UnitFileState MainPID NeedDaemonReload NRestarts,
 //	                     is-active UNIT, is-enabled UNIT
 //	systemd-analyze      verify FILE
-//	tail                 -n N
+//	tail                 -n N, -n +N FILE
 //	timeout              SECONDS COMMAND ARG...
 //	uname                -m, -s
 //	useradd              --system --gid GROUP --home-dir DIR --no-create-home --shell SHELL
