@@ -50,6 +50,9 @@ type readResult struct {
 // so no write acknowledged before it can be missing below the leader's commit
 // index. raft's own VerifyLeader is not used: it counts acknowledgements of
 // messages sent before it was called and does not compare terms.
+//
+// A follower that asks the leader tells its own term, which is such an answer
+// already: of two or three voters nobody else has to be asked; see vouched.
 type reader struct {
 	self       uint64
 	raft       func() *raft.Raft
@@ -167,9 +170,16 @@ func (r *reader) serve(ctx context.Context, round []readRequest) {
 	}
 	for _, request := range round {
 		request.result <- result
-		if result.err == nil && request.origin != r.self && request.commit < result.index {
-			r.push(request.origin, result.index)
+		if result.err == nil {
+			r.spread(request.origin, request.commit, result.index)
 		}
+	}
+}
+
+// spread tells the follower that asked that index is committed, unless it knows.
+func (r *reader) spread(origin, commit, index uint64) {
+	if origin != r.self && commit < index {
+		r.push(origin, index)
 	}
 }
 
@@ -200,7 +210,9 @@ func (r *reader) askLeader(ctx context.Context, leader, commit uint64) (uint64, 
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errNotLeader, err)
 	}
-	response, err := client.ReadIndex(ctx, &peerpb.ReadIndexRequest{Origin: r.self, Commit: commit})
+	// The reads of this round have begun: the term is as good as one that the
+	// leader would ask for.
+	response, err := client.ReadIndex(ctx, &peerpb.ReadIndexRequest{Origin: r.self, Commit: commit, Term: r.raft().CurrentTerm()})
 	if err != nil {
 		return 0, fmt.Errorf("%w: ask the leader %x: %w", errNotLeader, leader, err)
 	}
@@ -208,6 +220,28 @@ func (r *reader) askLeader(ctx context.Context, leader, commit uint64) (uint64, 
 		return 0, errNotLeader
 	}
 	return response.GetIndex(), nil
+}
+
+// vouched is the leader's answer without a round, to a voter whose term, told
+// with its question, makes a quorum together with this member's own. The voter
+// counts for its own reads only: another's may have begun since, and with them a
+// newer leader.
+func (r *reader) vouched(origin, told uint64) (index uint64, ok bool) {
+	term := r.leadership.led()
+	if term == 0 || told != term {
+		return 0, false
+	}
+	voters, err := r.voters()
+	if err != nil || len(voters)/2+1 > 2 {
+		return 0, false
+	}
+	for _, member := range []uint64{r.self, origin} {
+		if _, votes := voters[member]; !votes {
+			return 0, false
+		}
+	}
+	index = r.raft().CommitIndex()
+	return index, r.raft().CurrentTerm() == term
 }
 
 // quorumIndex is the leader's round; see reader.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // Every member's read sees every write that any member acknowledged before it.
@@ -56,6 +57,66 @@ func TestDeposedLeaderAnswersNoRead(t *testing.T) {
 	}
 	if !errors.Is(err, errNotLeader) {
 		t.Errorf("a leader whose followers are in a newer term: %v, want errNotLeader", err)
+	}
+}
+
+// A follower's own term and the leader's are a quorum of three: the leader asks
+// nobody for such a read.
+func TestFollowersReadWithoutARound(t *testing.T) {
+	c := startCluster(t, 3)
+	leader := c.members[c.leader()]
+	for _, f := range c.followers(c.leader()) {
+		c.linearize(f)
+		before := testutil.ToFloat64(leader.Replica.config.Metrics.ReadRounds)
+		for range 10 {
+			c.linearize(f)
+		}
+		if rounds := testutil.ToFloat64(leader.Replica.config.Metrics.ReadRounds) - before; rounds > 0 {
+			t.Errorf("10 reads of m%d cost the leader %v rounds", f, rounds)
+		}
+	}
+}
+
+// What a member tells of its term counts only if it votes, in the leader's own
+// term, and if nobody else is needed.
+func TestWhoseTermIsEnough(t *testing.T) {
+	c := startCluster(t, 3, func(config *Config) { config.ElectionTimeout = 3 * time.Second })
+	leader, follower := c.members[c.leader()], c.members[c.follower()]
+	term := leader.Status().Term
+	learner := c.add(c.leader(), true)
+	c.joined(learner)
+	larger := startCluster(t, 5)
+	largerLeader := larger.members[larger.leader()]
+	for _, test := range []struct {
+		name   string
+		asked  *testMember
+		origin uint64
+		told   uint64
+		want   bool
+	}{
+		{"a follower", leader, follower.Member(), term, true},
+		{"a follower that has voted for a newer leader", leader, follower.Member(), term + 1, false},
+		{"a follower that has not heard of the leader", leader, follower.Member(), term - 1, false},
+		{"a follower that does not tell", leader, follower.Member(), 0, false},
+		{"a learner", leader, c.members[learner].Member(), term, false},
+		{"a stranger", leader, 4711, term, false},
+		{"who asks a follower", follower, leader.Member(), term, false},
+		{"a follower among five", largerLeader, larger.members[larger.follower()].Member(), largerLeader.Status().Term, false},
+	} {
+		if _, ok := test.asked.reader.vouched(test.origin, test.told); ok != test.want {
+			t.Errorf("%s: %v, want %v", test.name, ok, test.want)
+		}
+	}
+	newer := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(1)), Addr: []byte("127.0.0.1:1")},
+		Term:      term + 1,
+	}
+	target := place{peerURLs: leader.config.Self.PeerURLs}.address()
+	if err := follower.transport.AppendEntries(serverID(leader.Member()), target, newer, &raft.AppendEntriesResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := leader.reader.vouched(follower.Member(), term); ok {
+		t.Error("a leader that has heard of a newer one answers")
 	}
 }
 

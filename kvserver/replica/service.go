@@ -97,6 +97,10 @@ func (s *peerService) propose(ctx context.Context, request *peerpb.ProposeReques
 
 // ReadIndex implements peerpb.PeerServer.
 func (s *peerService) ReadIndex(ctx context.Context, request *peerpb.ReadIndexRequest) (*peerpb.ReadIndexResponse, error) {
+	if index, ok := s.replica.reader.vouched(request.GetOrigin(), request.GetTerm()); ok {
+		s.replica.reader.spread(request.GetOrigin(), request.GetCommit(), index)
+		return &peerpb.ReadIndexResponse{Index: index}, nil
+	}
 	select {
 	case got := <-s.replica.reader.request(request.GetOrigin(), request.GetCommit()):
 		if got.err != nil {

@@ -305,7 +305,10 @@ type ReadIndexRequest struct {
 	// The id of the asking member.
 	Origin uint64 `protobuf:"varint,1,opt,name=origin,proto3" json:"origin,omitempty"`
 	// The highest index that the asking member knows to be committed.
-	Commit        uint64 `protobuf:"varint,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	Commit uint64 `protobuf:"varint,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	// The asking member's raft term, as it was after the reads had begun. 0 when
+	// the member does not tell.
+	Term          uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -350,6 +353,13 @@ func (x *ReadIndexRequest) GetOrigin() uint64 {
 func (x *ReadIndexRequest) GetCommit() uint64 {
 	if x != nil {
 		return x.Commit
+	}
+	return 0
+}
+
+func (x *ReadIndexRequest) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
 	}
 	return 0
 }
@@ -845,10 +855,11 @@ const file_peer_proto_rawDesc = "" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1c\n" +
 	"\tcommitted\x18\x03 \x01(\x04R\tcommitted\x12\x12\n" +
 	"\x04term\x18\x04 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04lost\x18\x05 \x01(\bR\x04lost\"B\n" +
+	"\x04lost\x18\x05 \x01(\bR\x04lost\"V\n" +
 	"\x10ReadIndexRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\x04R\x06origin\x12\x16\n" +
-	"\x06commit\x18\x02 \x01(\x04R\x06commit\"H\n" +
+	"\x06commit\x18\x02 \x01(\x04R\x06commit\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\"H\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
