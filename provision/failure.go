@@ -153,8 +153,8 @@ func (f *Failure) concerns(h *step.Host) bool {
 
 func askHost(ctx context.Context, h *step.Host) *Diagnosis {
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label:   "read the journal",
-		Script:  runner.Functions(h.Want) + diagnoseScript,
+		Label:     "read the journal",
+		Functions: runner.Functions(h.Want), Script: diagnoseScript,
 		Args:    []string{fmt.Sprint(journalLines)},
 		AsLogin: h.Remote.Privilege().Problem != "",
 	})

@@ -263,6 +263,29 @@ func TestStackedRestore(t *testing.T) {
 	l.mustApply()
 }
 
+// A kubelet that has not reached an API server stops no pod: before kubeadm has
+// been there, and where the machines have come up without a quorum. It has to be
+// started again for that.
+func TestStackedWithoutAPIServer(t *testing.T) {
+	l := newStackedLab(t, 3)
+	for i, h := range l.hosts {
+		h.Inject(practice.Faults{NoAPIServer: true})
+		l.sh(i, "systemctl restart kubelet")
+	}
+	l.mustApply()
+	l.load(stacked + "server:\n  flags:\n    snapshot-count: \"20000\"\n")
+	l.mustApply()
+	l.mustBeDone()
+	for i, h := range l.hosts {
+		if args := l.sh(i, "ps -C etcd -o pid=,args="); !strings.Contains(args, "--snapshot-count=20000") {
+			t.Errorf("%s runs %s", h.Name(), args)
+		}
+		if state := l.sh(i, "systemctl is-active kubelet"); state != "active\n" {
+			t.Errorf("the kubelet of %s is %s", h.Name(), state)
+		}
+	}
+}
+
 func TestStackedRefuses(t *testing.T) {
 	l := newLab(t, 1)
 	l.load(stacked)

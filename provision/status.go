@@ -195,7 +195,7 @@ func unitState(ctx context.Context, h *step.Host) string {
 	defer cancel()
 	unit := h.Want.Units[0].Title()
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "look at " + unit, Script: runner.Functions(h.Want) + "unit_facts | grep -E '^(Active|Sub)State='", AsLogin: true,
+		Label: "look at " + unit, Functions: runner.Functions(h.Want), Script: "unit_facts | grep -E '^(Active|Sub)State='", AsLogin: true,
 	})
 	if err != nil {
 		return ""

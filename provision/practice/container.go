@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -260,6 +261,33 @@ func psTool(c *call) error {
 		return exitStatus(1)
 	}
 	return nil
+}
+
+// killTool plays kill PID, for what the units run. A pod's process stays away when
+// there is no kubelet to start it again.
+func killTool(c *call) error {
+	if len(c.args) != 1 {
+		return c.fail(exitUsage, "practice host: only kill PID is known")
+	}
+	pid, err := strconv.Atoi(c.args[0])
+	if err != nil {
+		return c.fail(exitUsage, "%s is no process", c.args[0])
+	}
+	found := ""
+	c.host.units.locked(func() {
+		for name, u := range c.host.units.units {
+			if u.pid == pid {
+				found = name
+			}
+		}
+	})
+	switch {
+	case found == "":
+		return c.fail(1, "(%d) - No such process", pid)
+	case strings.HasPrefix(found, podPrefix) && !c.host.runsKubelet():
+		return c.host.removePod(c.ctx, found)
+	}
+	return c.host.units.kill(found, syscall.SIGTERM)
 }
 
 // makeDirectory makes a directory of root's and returns its place on this

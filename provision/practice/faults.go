@@ -41,6 +41,10 @@ type Faults struct {
 	// FailCommands maps the name of a command to what it prints on stderr
 	// before it exits 1, whatever its arguments.
 	FailCommands map[string]string
+	// NoAPIServer is a kubelet that has not reached its API server: until it has
+	// been started without this fault, it stops no pod and puts none in the place
+	// of another, but starts pods of new names.
+	NoAPIServer bool
 	// RefuseConnections closes every new connection before the SSH
 	// handshake. Connections that exist live on.
 	RefuseConnections bool

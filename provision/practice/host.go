@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,7 +59,9 @@ type Host struct {
 	faults *faultBox
 
 	hasKubelet bool
-	kubelet    *kubelet // nil while the host is down, or has none
+
+	kubeletMu sync.Mutex
+	kubelet   *kubelet // nil while it does not run
 }
 
 // StartHost starts a host and everything that is enabled on it.
@@ -162,9 +165,32 @@ func (h *Host) boot() error {
 		h.log.Warn("not everything that is enabled was started", "error", err)
 	}
 	if h.hasKubelet {
-		h.kubelet = startKubelet(h)
+		h.startKubelet()
 	}
 	return nil
+}
+
+func (h *Host) startKubelet() {
+	h.kubeletMu.Lock()
+	defer h.kubeletMu.Unlock()
+	if h.kubelet == nil {
+		h.kubelet = startKubelet(h)
+	}
+}
+
+func (h *Host) stopKubelet() {
+	h.kubeletMu.Lock()
+	defer h.kubeletMu.Unlock()
+	if h.kubelet != nil {
+		h.kubelet.halt()
+		h.kubelet = nil
+	}
+}
+
+func (h *Host) runsKubelet() bool {
+	h.kubeletMu.Lock()
+	defer h.kubeletMu.Unlock()
+	return h.kubelet != nil
 }
 
 // Name is the host's own name.
@@ -214,7 +240,7 @@ const rebootPause = 200 * time.Millisecond
 func (h *Host) Reboot() {
 	h.ssh.setDown(true)
 	defer h.ssh.setDown(false)
-	h.kubelet.halt()
+	h.stopKubelet()
 	h.units.halt()
 	<-time.After(rebootPause)
 	if err := h.boot(); err != nil {
@@ -226,7 +252,7 @@ func (h *Host) Reboot() {
 func (h *Host) Close() error {
 	h.ssh.setDown(true)
 	err := h.ssh.stopListening()
-	h.kubelet.halt()
+	h.stopKubelet()
 	h.units.halt()
 	h.ssh.work.Wait()
 	return errors.Join(err, h.units.journals.close())

@@ -17,6 +17,7 @@ import (
 
 const (
 	manifestDir = "/etc/kubernetes/manifests"
+	podPrefix   = "pod-" // of the unit that runs a pod
 	// kubeletPoll is the time between two looks at the manifests. A kubelet's is
 	// 20 s, but for files that it is told about.
 	kubeletPoll = 50 * time.Millisecond
@@ -28,22 +29,27 @@ const (
 // without a path is in /usr/local/bin, of the image if that was imported, or else
 // of the host itself.
 type kubelet struct {
-	host *Host
-	stop context.CancelFunc
-	done sync.WaitGroup
+	host  *Host
+	alone bool // has not reached an API server
+	stop  context.CancelFunc
+	done  sync.WaitGroup
 }
 
 // startKubelet plays until halt is called.
 func startKubelet(h *Host) *kubelet {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &kubelet{host: h, stop: stop}
+	k := &kubelet{host: h, stop: stop, alone: h.faults.get().NoAPIServer}
+	k.say("Kubelet version")
+	if !k.alone {
+		k.say("Successfully registered node")
+	}
 	k.done.Go(func() {
 		running := map[string]string{} // manifest by unit
 		tick := time.NewTicker(kubeletPoll)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			if err := k.sync(ctx, running); err != nil {
-				h.units.journals.of("kubelet.service").add("kubelet", 1, err.Error())
+				k.say(err.Error())
 			}
 			select {
 			case <-ctx.Done():
@@ -54,11 +60,13 @@ func startKubelet(h *Host) *kubelet {
 	return k
 }
 
+func (k *kubelet) say(message string) {
+	k.host.units.journals.of("kubelet.service").add("kubelet", 1, message)
+}
+
 func (k *kubelet) halt() {
-	if k != nil {
-		k.stop()
-		k.done.Wait()
-	}
+	k.stop()
+	k.done.Wait()
 }
 
 // sync makes the pods those of the manifests.
@@ -74,13 +82,12 @@ func (k *kubelet) sync(ctx context.Context, running map[string]string) error {
 			failed = append(failed, err)
 			continue
 		}
-		wanted["pod-"+strings.TrimSuffix(filepath.Base(name), ".yaml")+".service"] = string(text)
+		wanted[podPrefix+strings.TrimSuffix(filepath.Base(name), ".yaml")+".service"] = string(text)
 	}
 	for unit, manifest := range running {
-		if wanted[unit] != manifest {
-			failed = append(failed, k.host.units.stop(ctx, unit))
+		if wanted[unit] != manifest && !k.alone {
+			failed = append(failed, k.host.removePod(ctx, unit))
 			delete(running, unit)
-			k.host.units.locked(func() { delete(k.host.units.units, unit) }) // its file may have changed
 		}
 	}
 	for unit, manifest := range wanted {
@@ -95,6 +102,13 @@ func (k *kubelet) sync(ctx context.Context, running map[string]string) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// removePod stops the unit of a pod and forgets it: its file may change.
+func (h *Host) removePod(ctx context.Context, unit string) error {
+	err := h.units.stop(ctx, unit)
+	h.units.locked(func() { delete(h.units.units, unit) })
+	return err
 }
 
 // run starts a pod as a transient unit.
@@ -124,7 +138,7 @@ func (k *kubelet) run(ctx context.Context, unit, manifest string) error {
 	}
 	words[0] = path.Join(root, words[0])
 	sum := sha256.Sum256([]byte(manifest))
-	logs := fmt.Sprintf("/var/log/pods/kube-system_%s-%s_%x/%s", strings.TrimSuffix(strings.TrimPrefix(unit, "pod-"), ".service"), k.host.name, sum[:16], container.Name)
+	logs := fmt.Sprintf("/var/log/pods/kube-system_%s-%s_%x/%s", strings.TrimSuffix(strings.TrimPrefix(unit, podPrefix), ".service"), k.host.name, sum[:16], container.Name)
 	text := fmt.Sprintf("[Unit]\nDescription=pod %s\nStartLimitIntervalSec=0\n[Service]\nType=simple\nRestart=always\nRestartSec=100ms\nX-PodLogs=%s\nExecStart=%s\n", unit, logs, strings.Join(words, " "))
 	if err := k.host.files.put("/run/systemd/system/"+unit, text); err != nil {
 		return err

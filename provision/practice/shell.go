@@ -120,7 +120,7 @@ func (s *userShell) call(_ context.Context, args []string) ([]string, error) {
 		return append([]string{"which"}, args[2:]...), nil
 	case args[0] == "command" && len(args) > 1 && !interp.IsBuiltin(args[1]):
 		return args[1:], nil
-	case args[0] == "umask":
+	case args[0] == "umask", args[0] == "kill":
 		return append([]string{builtinPrefix + args[0]}, args[1:]...), nil
 	}
 	return args, nil

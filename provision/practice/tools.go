@@ -39,7 +39,7 @@ func tools() map[string]tool {
 		// systemd
 		"systemctl": systemctlTool, "systemd-analyze": analyzeTool, "journalctl": journalctlTool,
 		// containers
-		"ctr": ctrTool, "ps": psTool,
+		"ctr": ctrTool, builtinPrefix + "kill": killTool, "ps": psTool,
 	}
 }
 

@@ -69,6 +69,12 @@ func systemctlTool(c *call) error {
 	}
 	var failed error
 	for _, name := range units {
+		if name == "kubelet.service" && c.host.hasKubelet {
+			if err := c.systemctlKubelet(verb); err != nil {
+				return err
+			}
+			continue
+		}
 		var err error
 		switch verb {
 		case "start":
@@ -102,10 +108,6 @@ func systemctlTool(c *call) error {
 		case "kill":
 			err = c.kill(name, *signal)
 		case "is-active", "is-failed", "is-enabled":
-			if name == "kubelet.service" && verb == "is-active" && c.host.hasKubelet {
-				fmt.Fprintln(c.out, "active")
-				continue
-			}
 			err = c.systemctlIs(verb, name, *quiet)
 		case "status":
 			err = c.systemctlStatus(name)
@@ -219,6 +221,28 @@ func (c *call) systemctlStatus(name string) error {
 	}
 	if p["ActiveState"] != "active" {
 		return exitStatus(3)
+	}
+	return nil
+}
+
+// systemctlKubelet is systemctl for the kubelet, which no unit runs here.
+func (c *call) systemctlKubelet(verb string) error {
+	switch verb {
+	case "start":
+		c.host.startKubelet()
+	case "stop":
+		c.host.stopKubelet()
+	case "restart":
+		c.host.stopKubelet()
+		c.host.startKubelet()
+	case "is-active":
+		if !c.host.runsKubelet() {
+			fmt.Fprintln(c.out, "inactive")
+			return exitStatus(3)
+		}
+		fmt.Fprintln(c.out, "active")
+	default:
+		return c.fail(1, "practice host: the kubelet is started, stopped and restarted only")
 	}
 	return nil
 }

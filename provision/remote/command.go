@@ -11,8 +11,11 @@ import (
 type Command struct {
 	// Label says in a few words what the script does, for messages: "read
 	// the facts".
-	Label  string
-	Script string
+	Label string
+	// Functions are shell functions that the script calls. They are left out
+	// where a person is shown the script.
+	Functions string
+	Script    string
 	// Args are $1, $2, ... They appear in process lists: never put a secret
 	// here, use Stdin.
 	Args  []string
@@ -93,7 +96,7 @@ func (c Command) line(become []string) string {
 	if !c.AsLogin {
 		words = append(words, become...)
 	}
-	words = append(words, "sh", "-c", prelude+c.Script, "muster")
+	words = append(words, "sh", "-c", prelude+c.Functions+c.Script, "muster")
 	words = append(words, c.Args...)
 	for i, w := range words {
 		words[i] = quote(w)

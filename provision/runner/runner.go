@@ -52,6 +52,13 @@ unit_log() { journalctl -u "$unit_name" -n "$1" --no-pager -o cat 2>&1; }
 // the process, and the files of its output, which are numbered by restart. The
 // copy of a manifest is made on the same file system, outside the directory that
 // the kubelet watches. Without a file of ours whatever runs is somebody else's.
+//
+// A kubelet that has not seen its API server since it started stops no pod, and
+// starts none of the same name, as it may not know all of them (SeenAllSources in
+// Kubernetes). That is how it is before kubeadm has been there, and on machines
+// that come up without a quorum. It forgets the pod when it starts again. What it
+// writes to its journal tells; and whether it stops the pod in 40 s: it looks at
+// the manifests every 20 s.
 const kubelet = `unit_pid() (
 	ps -C etcd -o pid=,args= | while read -r pid args; do
 		case " $args " in
@@ -90,18 +97,31 @@ unit_start() (
 	unit_copy=${unit_manifest%/*/*}/.muster-${unit_manifest##*/}
 	(umask 077 && cat "$unit_file" >"$unit_copy") && sync "$unit_copy" && mv -fT "$unit_copy" "$unit_manifest"
 )
+unit_kubelet_alone() {
+	journalctl -u kubelet -n 20000 --no-pager -o cat 2>/dev/null |
+		grep -E 'Kubelet version|Successfully registered node' | tail -n 1 | grep -q 'Kubelet version'
+}
+unit_ended() (
+	tries=$1
+	while [ -n "$(unit_pid)" ]; do
+		tries=$((tries - 1))
+		[ "$tries" -gt 0 ] || exit 1
+		sleep 0.2
+	done
+)
 unit_stop() (
 	[ -e "$unit_file" ] || exit 0
 	rm -f "$unit_manifest"
-	tries=0
-	while [ -n "$(unit_pid)" ]; do
-		tries=$((tries + 1))
-		if [ "$tries" -gt 600 ]; then
-			echo "the kubelet has not stopped the pod in 2 minutes; is it running? see journalctl -u kubelet" >&2
-			exit 1
-		fi
-		sleep 0.2
-	done
+	unit_kubelet_alone || ! unit_ended 200 || exit 0
+	pid= left=
+	systemctl stop kubelet && pid=$(unit_pid)
+	[ -z "$pid" ] || kill "$pid"
+	unit_ended 400 || left=$(unit_pid)
+	systemctl start kubelet
+	[ -z "$left" ] || {
+		echo "the process $left of the pod does not end; see journalctl -u kubelet" >&2
+		exit 1
+	}
 )
 unit_enable() { :; }
 unit_disable() { rm -f "$unit_file"; }

@@ -173,7 +173,7 @@ func (a *Adopt) CheckProgram(ctx context.Context, h *Host) error {
 func (h *Host) askVersion() remote.Command {
 	c := remote.Command{Label: "ask the server for its version", Script: `"$1" --version`, Args: []string{h.binary(serverProgram)}}
 	if h.unit().IsPod() {
-		c.Script, c.Args = runner.ImageFunctions+`image_run "$1" etcd --version`, []string{h.Want.Image}
+		c.Functions, c.Script, c.Args = runner.ImageFunctions, `image_run "$1" etcd --version`, []string{h.Want.Image}
 	}
 	return c
 }

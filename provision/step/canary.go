@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // keepScript keeps the files that are about to be replaced, each beside the new
@@ -106,7 +107,7 @@ func (h *Host) rollBack(ctx context.Context, cause error) error {
 			args = append(args, path, have.Owner+":"+have.Group, fmt.Sprintf("%04o", have.Mode))
 		}
 	}
-	result, err := h.Remote.Run(ctx, remote.Command{Label: "bring back what was replaced", Script: h.memberScript(bringBackScript), Args: args})
+	result, err := h.Remote.Run(ctx, remote.Command{Label: "bring back what was replaced", Functions: runner.Functions(h.Want), Script: bringBackScript, Args: args})
 	if err != nil {
 		return errors.Join(failure, err)
 	}
@@ -130,7 +131,7 @@ const journalLines = "20"
 
 func (h *Host) journal(ctx context.Context) []string {
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label: "read the journal", Script: h.memberScript(`unit_log "$1"`), Args: []string{journalLines},
+		Label: "read the journal", Functions: runner.Functions(h.Want), Script: `unit_log "$1"`, Args: []string{journalLines},
 	})
 	if err != nil {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"muster/provision/found"
 	"muster/provision/observed"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // Old is the etcd that somebody else has installed on a host, and what is
@@ -173,7 +174,7 @@ func (h *Host) stopOld(ctx context.Context, a observed.Adoption) error {
 		sentence = fmt.Sprintf("moved %s to %s, so that the kubelet stopped etcd", a.Manifest, a.Kept)
 	}
 	return h.changeByScript(ctx, sentence, remote.Command{
-		Label: "stop the old etcd", Script: h.memberScript(stopOldScript), Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir, h.unit().Path},
+		Label: "stop the old etcd", Functions: runner.Functions(h.Want), Script: stopOldScript, Args: []string{a.Unit, a.Manifest, a.Kept, a.DataDir, h.unit().Path},
 	})
 }
 
@@ -198,7 +199,7 @@ func (h *Host) giveData(ctx context.Context, dir, owner string) error {
 func (h *Host) stopNew(ctx context.Context) error {
 	unit := h.unit().Title()
 	return h.changeByScript(ctx, "stopped and disabled "+unit, remote.Command{
-		Label: "stop " + unit, Script: h.memberScript(`unit_stop 2>/dev/null; unit_disable 2>/dev/null; rm -f ` + h.Want.Paths.RestartMark),
+		Label: "stop " + unit, Functions: runner.Functions(h.Want), Script: `unit_stop 2>/dev/null; unit_disable 2>/dev/null; rm -f ` + h.Want.Paths.RestartMark,
 	})
 }
 

@@ -58,7 +58,7 @@ func importImage(ctx context.Context, h *Host) error {
 	}
 	i := slices.IndexFunc(h.Want.Binaries, func(b desired.Binary) bool { return b.Program == desired.ImageProgram })
 	err := h.changeByScript(ctx, "imported the image "+image, remote.Command{
-		Label: "import the image", Script: runner.ImageFunctions + `image_import "$1" "$2"`, Args: []string{h.Want.Binaries[i].Path, image},
+		Label: "import the image", Functions: runner.ImageFunctions, Script: `image_import "$1" "$2"`, Args: []string{h.Want.Binaries[i].Path, image},
 	})
 	if err == nil {
 		h.Facts.Images = append(h.Facts.Images, image)
@@ -74,7 +74,7 @@ func TidyImages(ctx context.Context, h *Host) error {
 		return nil
 	}
 	return h.changeByScript(ctx, "removed the images of the member but for "+image, remote.Command{
-		Label: "remove old images", Script: runner.ImageFunctions + `image_tidy "$1"`, Args: []string{image},
+		Label: "remove old images", Functions: runner.ImageFunctions, Script: `image_tidy "$1"`, Args: []string{image},
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"muster/provision/observed"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 const (
@@ -135,8 +136,8 @@ func (h *Host) result(unit observed.UnitFact) string {
 
 func unitFact(ctx context.Context, h *Host) (observed.UnitFact, error) {
 	result, err := h.Remote.Run(ctx, remote.Command{
-		Label:  "look at " + h.unit().Title(),
-		Script: h.memberScript("unit_facts"),
+		Label:     "look at " + h.unit().Title(),
+		Functions: runner.Functions(h.Want), Script: "unit_facts",
 	})
 	if err != nil {
 		return observed.UnitFact{}, err

@@ -138,8 +138,8 @@ func StopMember(ctx context.Context, h *Host) error {
 		return nil
 	}
 	return h.changeByScript(ctx, "stopped and disabled "+unit, remote.Command{
-		Label:  "stop " + unit,
-		Script: h.memberScript(`unit_stop && unit_disable`),
+		Label:     "stop " + unit,
+		Functions: runner.Functions(h.Want), Script: `unit_stop && unit_disable`,
 	})
 }
 
@@ -155,9 +155,9 @@ func RemoveFiles(ctx context.Context, h *Host) error {
 	}
 	h.run.Log.Debug("remove", "host", h.Name, "paths", paths)
 	if err := h.changeByScript(ctx, fmt.Sprintf("removed the programs, the unit and the certificates (%d files)", len(paths)), remote.Command{
-		Label:  "remove the installed files",
-		Script: h.memberScript(`rm -f -- "$@" && unit_reload && rm -f ` + h.Want.Paths.RestartMark),
-		Args:   paths,
+		Label:     "remove the installed files",
+		Functions: runner.Functions(h.Want), Script: `rm -f -- "$@" && unit_reload && rm -f ` + h.Want.Paths.RestartMark,
+		Args: paths,
 	}); err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func removeImages(ctx context.Context, h *Host) error {
 		return nil
 	}
 	return h.changeByScript(ctx, "removed "+strings.Join(h.Facts.Images, " and "), remote.Command{
-		Label: "remove the images", Script: runner.ImageFunctions + "image_tidy ''",
+		Label: "remove the images", Functions: runner.ImageFunctions, Script: "image_tidy ''",
 	})
 }
 

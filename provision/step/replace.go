@@ -9,6 +9,7 @@ import (
 
 	"muster/provision/observed"
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // errNoQuorum is the error of a replacement that the cluster cannot agree on.
@@ -59,7 +60,7 @@ func PutReplacedAside(ctx context.Context, h *Host) error {
 	}
 	if h.Facts.Data == observed.DataFilled {
 		err := h.changeByScript(ctx, fmt.Sprintf("moved the data in %s aside, as %s", h.Want.Member.DataDir, path.Base(h.aside())), remote.Command{
-			Label: "move the data aside", Script: h.memberScript(replacedScript), Args: []string{h.Want.Member.DataDir, h.aside()},
+			Label: "move the data aside", Functions: runner.Functions(h.Want), Script: replacedScript, Args: []string{h.Want.Member.DataDir, h.aside()},
 		})
 		if err != nil {
 			return err
@@ -70,7 +71,7 @@ func PutReplacedAside(ctx context.Context, h *Host) error {
 			return err
 		}
 	} else if h.Facts.Unit.Running() { // and ends again and again
-		_, err := h.Remote.Run(ctx, remote.Command{Label: "stop " + h.unit().Title(), Script: h.memberScript("unit_stop")})
+		_, err := h.Remote.Run(ctx, remote.Command{Label: "stop " + h.unit().Title(), Functions: runner.Functions(h.Want), Script: "unit_stop"})
 		if err != nil {
 			return err
 		}

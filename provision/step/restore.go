@@ -15,6 +15,7 @@ import (
 
 	"muster/provision/observed"
 	"muster/provision/remote"
+	"muster/provision/runner"
 	"muster/provision/snapshot"
 )
 
@@ -100,7 +101,7 @@ func (s *Restore) Stop(ctx context.Context, r *Run) error {
 			return nil
 		}
 		err := h.changeByScript(ctx, "stopped "+unit, remote.Command{
-			Label: "stop " + unit, Script: h.memberScript("unit_stop"),
+			Label: "stop " + unit, Functions: runner.Functions(h.Want), Script: "unit_stop",
 		})
 		if err != nil {
 			return &Error{Step: h.step, Host: h.Name, Err: err}

@@ -9,6 +9,7 @@ import (
 
 	"muster/provision/plan"
 	"muster/provision/remote"
+	"muster/provision/runner"
 	"muster/provision/snapshot"
 )
 
@@ -268,8 +269,8 @@ func restartTogether(ctx context.Context, hosts []*Host) error {
 func restartMember(ctx context.Context, h *Host) error {
 	unit := h.unit().Title()
 	err := h.changeByScript(ctx, "restarted "+unit, remote.Command{
-		Label:  "restart " + unit,
-		Script: h.memberScript(`unit_stop && rm -f ` + h.Want.Paths.RestartMark + ` && unit_start`),
+		Label:     "restart " + unit,
+		Functions: runner.Functions(h.Want), Script: `unit_stop && rm -f ` + h.Want.Paths.RestartMark + ` && unit_start`,
 	})
 	h.restart = h.restart && err != nil
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"muster/provision/observed"
 	"muster/provision/plan"
 	"muster/provision/remote"
-	"muster/provision/runner"
 )
 
 // Programs supplies the programs to install.
@@ -184,6 +183,3 @@ func (h *Host) warn(text string) { h.run.report(Warning, h.step, h.Name, text) }
 
 // unit is what the host runs its member by.
 func (h *Host) unit() desired.Unit { return h.Want.Units[0] }
-
-// memberScript is a script that may call the functions of package runner.
-func (h *Host) memberScript(text string) string { return runner.Functions(h.Want) + text }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // StartMembers starts every member that does not run, all at once, but for
@@ -25,8 +26,8 @@ func StartMembers(ctx context.Context, r *Run) error {
 func startMember(ctx context.Context, h *Host) error {
 	unit := h.unit().Title()
 	err := h.changeByScript(ctx, "started "+unit, remote.Command{
-		Label:  "start " + unit,
-		Script: h.memberScript(`rm -f ` + h.Want.Paths.RestartMark + `; unit_start`),
+		Label:     "start " + unit,
+		Functions: runner.Functions(h.Want), Script: `rm -f ` + h.Want.Paths.RestartMark + `; unit_start`,
 	})
 	h.restart = h.restart && err != nil
 	if err != nil {

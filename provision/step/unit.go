@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"muster/provision/remote"
+	"muster/provision/runner"
 )
 
 // InstallUnit places the unit file once systemd has found nothing wrong with
@@ -31,13 +32,13 @@ func InstallUnit(ctx context.Context, h *Host) error {
 	}
 	enable := unit.Enabled && !h.Facts.Unit.Enabled
 	if reload && !enable && !unit.IsPod() { // enabling reloads
-		if _, err := h.Remote.Run(ctx, remote.Command{Label: "reload " + unit.Title(), Script: h.memberScript("unit_reload")}); err != nil {
+		if _, err := h.Remote.Run(ctx, remote.Command{Label: "reload " + unit.Title(), Functions: runner.Functions(h.Want), Script: "unit_reload"}); err != nil {
 			return err
 		}
 	}
 	if enable {
 		return h.changeByScript(ctx, "enabled "+unit.Name, remote.Command{
-			Label: "enable " + unit.Name, Script: h.memberScript("unit_enable"),
+			Label: "enable " + unit.Name, Functions: runner.Functions(h.Want), Script: "unit_enable",
 		})
 	}
 	return nil
