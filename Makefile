@@ -22,7 +22,7 @@ PROGRAMS := muster musterd musterctl
 # The linter is a tool, not a part of the product: it stays out of go.mod.
 LINT_VERSION := v2.15.0
 LINT := .cache/golangci-lint-$(LINT_VERSION)/golangci-lint
-SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require judge engine ansible/certificates kubernetes/usr/local/lib/lab/prepare-kubelet)
+SCRIPTS := .ci/run .ci/dist $(addprefix examples/lab/,up down image require judge engine ansible/certificates $(addprefix kubernetes/usr/local/lib/lab/,prepare runc))
 
 BENCH ?= .
 BENCHFLAGS ?=

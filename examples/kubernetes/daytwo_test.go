@@ -8,6 +8,18 @@ import (
 	"time"
 )
 
+// nextServer makes a server that is another one, and works as before.
+func (m *machines) nextServer() string {
+	m.t.Helper()
+	path := filepath.Join(m.dir, "musterd-next")
+	// What follows the last section of a program has no effect on it.
+	server := append(m.read(filepath.Join(programs, "musterd")), "next"...)
+	if err := os.WriteFile(path, server, 0o700); err != nil { //nolint:gosec // it is a program
+		m.t.Fatal(err)
+	}
+	return path
+}
+
 // dayTwo takes the members through what happens to them later, each on the
 // kubelets' own terms: another server, new certificates, a backup, a
 // member whose data is gone. Kubernetes has what it wrote all the while.
@@ -32,16 +44,10 @@ func (m *machines) dayTwo(t *testing.T) {
 		}
 	}
 
-	// What follows the last section of a program has no effect on it.
-	next := filepath.Join(m.dir, "musterd-next")
-	server := append(m.read(filepath.Join(programs, "musterd")), "next"...)
-	if err := os.WriteFile(next, server, 0o700); err != nil { //nolint:gosec // it is a program
-		t.Fatal(err)
-	}
-	before := m.mustOn(last, "ctr -n k8s.io images ls -q | grep muster.local/etcd")
-	m.write("muster.yaml", strings.Replace(inventory, "server:\n", "server:\n  binary: "+next+"\n", 1), 0o600)
+	before := m.images(last)
+	m.write("muster.yaml", strings.Replace(inventory, "server:\n", "server:\n  binary: "+m.nextServer()+"\n", 1), 0o600)
 	step("another server", "muster apply --yes")
-	if after := m.mustOn(last, "ctr -n k8s.io images ls -q | grep muster.local/etcd"); after == before || strings.Count(after, "\n") != 1 {
+	if after := m.images(last); after == before || strings.Count(after, "\n") != 1 {
 		t.Errorf("the images are %q, were %q", after, before)
 	}
 

@@ -32,7 +32,7 @@ func TestKubeadm(t *testing.T) {
 	} {
 		t.Run(algorithm.kubeadms, func(t *testing.T) {
 			page := readWalkthrough(t, "../kubernetes-stacked/README.md")
-			m := startMachines(t, 1)
+			m := startMachines(t, withContainerd, 1)
 			inventory := page.file(t, "yaml", "cluster:")
 			if i := strings.Index(inventory, "  - name: controlplane-1\n"); i >= 0 {
 				inventory = inventory[:i]

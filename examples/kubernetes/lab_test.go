@@ -21,10 +21,42 @@ const (
 	podsDelay = 3 * time.Minute
 )
 
+// labKind says which container runtime the machines have.
+type labKind string
+
+const (
+	withContainerd labKind = "kubernetes"
+	withCRIO       labKind = "crio"
+)
+
+// importImage is the command that imports an image from an archive.
+func (k labKind) importImage() string {
+	if k == withCRIO {
+		return "podman load -q -i"
+	}
+	return "ctr -n k8s.io images import"
+}
+
+func (k labKind) listImages() string {
+	if k == withCRIO {
+		return "podman images --format '{{.Repository}}:{{.Tag}}'"
+	}
+	return "ctr -n k8s.io images ls -q"
+}
+
+// run is a command that runs another one with an image's files.
+func (k labKind) run(image, command string) string {
+	if k == withCRIO {
+		return "chroot $(podman image mount " + image + ") " + command + " && podman image unmount " + image + " >/dev/null"
+	}
+	return "ctr -n k8s.io run --rm " + image + " one " + command
+}
+
 // machines are hosts of the lab that are ready for kubeadm, and the computer from
 // which they are administered.
 type machines struct {
 	t     *testing.T
+	kind  labKind
 	names []string
 	// dir is where the administrator works: its commands find the programs and
 	// the machines.
@@ -35,12 +67,12 @@ type machines struct {
 // startMachines makes n machines, with the programs of Kubernetes and the images
 // that its pods need. They go when the test ends, unless it failed and -keep is
 // set.
-func startMachines(t *testing.T, n int) *machines {
+func startMachines(t *testing.T, kind labKind, n int) *machines {
 	t.Helper()
 	if _, err := exec.LookPath("docker"); err != nil {
 		t.Fatalf("the machines are containers: %v; run: make setup", err)
 	}
-	m := &machines{t: t, dir: t.TempDir()}
+	m := &machines{t: t, kind: kind, dir: t.TempDir()}
 	for i := range n {
 		name := "controlplane"
 		if i > 0 {
@@ -48,7 +80,7 @@ func startMachines(t *testing.T, n int) *machines {
 		}
 		m.names = append(m.names, name)
 	}
-	m.env = append(os.Environ(), "MUSTER_LAB_KIND=kubernetes", "MUSTER_LAB_NAME="+labName, "MUSTER_LAB_NET="+labSubnet)
+	m.env = append(os.Environ(), "MUSTER_LAB_KIND="+string(kind), "MUSTER_LAB_NAME="+labName, "MUSTER_LAB_NET="+labSubnet)
 	m.must(2*time.Minute, "../lab/down")
 	t.Cleanup(func() {
 		if t.Failed() && *keep {
@@ -71,9 +103,16 @@ func startMachines(t *testing.T, n int) *machines {
 			t.Fatal(err)
 		}
 	}
+	install := []string{"kubelet", "kubeadm", "kubectl"}
+	if kind == withCRIO {
+		install = append(install, "pinns", "crio")
+	}
 	for _, name := range m.names {
-		for _, program := range []string{"kubelet", "kubeadm", "kubectl"} {
+		for _, program := range install {
 			m.docker("cp", "--quiet", filepath.Join(programs, program), m.container(name)+":/usr/bin/")
+		}
+		if kind == withCRIO {
+			m.docker("exec", m.container(name), "systemctl", "enable", "--now", "crio")
 		}
 		m.load(name, filepath.Join(images, "pause.tar"))
 		m.load(name, filepath.Join(images, "kube-apiserver.tar"))
@@ -134,7 +173,7 @@ func (m *machines) load(name, archive string) {
 	m.t.Helper()
 	inside := "/root/" + filepath.Base(archive)
 	m.docker("cp", "--quiet", archive, m.container(name)+":"+inside)
-	m.docker("exec", m.container(name), "ctr", "-n", "k8s.io", "images", "import", inside)
+	m.docker("exec", m.container(name), "sh", "-c", m.kind.importImage()+" "+inside)
 	m.docker("exec", m.container(name), "rm", inside)
 }
 

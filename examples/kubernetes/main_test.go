@@ -58,14 +58,23 @@ func run(m *testing.M) int {
 		{".", "kubectl", "k8s.io/kubernetes/cmd/kubectl"},
 		{".", "kubelet", "k8s.io/kubernetes/cmd/kubelet"},
 	} {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags="+ldflags, "-o", filepath.Join(programs, b.name), b.source)
-		cmd.Dir = b.dir
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-		if err := cmd.Run(); err != nil {
-			fmt.Fprintf(os.Stderr, "build %s: %v\n", b.name, err)
+		if err := build(b.dir, b.name, b.source); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
 	return m.Run()
+}
+
+// build builds a program of the module in dir.
+func build(dir, name, source string, options ...string) error {
+	args := append([]string{"build", "-trimpath", "-ldflags=" + ldflags, "-o", filepath.Join(programs, name)}, options...)
+	cmd := exec.Command("go", append(args, source)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build %s: %w", name, err)
+	}
+	return nil
 }

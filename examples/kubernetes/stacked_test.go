@@ -18,7 +18,7 @@ func TestStacked(t *testing.T) {
 		t.Skip("left out by -without-stacked")
 	}
 	page := readWalkthrough(t, "../kubernetes-stacked/README.md")
-	m := startMachines(t, 3)
+	m := startMachines(t, withContainerd, 3)
 	m.write("muster.yaml", page.file(t, "yaml", "cluster:"), 0o600)
 	m.write("kubeadm.yaml", page.file(t, "yaml", "apiVersion: kubeadm.k8s.io/"), 0o600)
 	said := map[string]string{}

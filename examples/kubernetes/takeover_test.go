@@ -21,7 +21,7 @@ func TestTakeOver(t *testing.T) {
 		t.Skip("left out by -without-stacked")
 	}
 	page := readWalkthrough(t, "../kubernetes-stacked/README.md")
-	m := startMachines(t, 1)
+	m := startMachines(t, withContainerd, 1)
 	m.loadEtcd()
 	m.startKubelet(page)
 	m.mustOn("controlplane", `set -e

@@ -5,7 +5,8 @@
 LAB_NAME=${MUSTER_LAB_NAME:-muster-lab}
 LAB_NET=${MUSTER_LAB_NET:-10.77.0}
 
-# The hosts of a control plane have a container runtime, and wait for a kubelet:
+# The hosts of a control plane have containerd, and wait for a kubelet. Those of
+# the kind crio wait for a CRI-O as well, and have what it needs:
 #   MUSTER_LAB_KIND=kubernetes examples/lab/up
 LAB_KIND=${MUSTER_LAB_KIND:-plain}
 

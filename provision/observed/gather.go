@@ -28,6 +28,7 @@ shift 7
 say clock "$(date +%s%N)"
 say machine "$(uname -m)"
 say kernel "$(uname -s)"
+[ -z "$images" ] || tools="$tools $(image_tool)"
 for tool in $tools; do
 	command -v "$tool" >/dev/null 2>&1 || say missing "$tool"
 done
@@ -93,8 +94,9 @@ done
 // requiredTools are the commands a host must have beyond the shell's own.
 const requiredTools = "cat chmod chown date df flock getent groupadd head install journalctl ln mktemp mv readlink rm sha256sum stat sync systemctl systemd-analyze tail timeout useradd"
 
-// podTools are the further commands that a member in a static pod needs.
-const podTools = " ctr grep ps sleep"
+// podTools are the further commands that a member in a static pod needs, beside
+// that of its container runtime.
+const podTools = " grep ps sleep"
 
 // syncProbes is how many 4 KiB blocks are written, each flushed to disk, to
 // learn how fast the disk flushes.
@@ -132,17 +134,17 @@ func Gather(ctx context.Context, host *remote.Host, want desired.Host, probe boo
 	if want.Backup != nil {
 		args = append(args, want.Backup.Directory.Path)
 	}
-	facts, err := ask(ctx, host, want.Name, functions+script, args)
+	facts, err := ask(ctx, host, want.Name, functions, script, args)
 	if err == nil && want.Units[0].IsPod() && facts.Unit.NeedsReload { // a kubelet reloads by itself: it was given another one
 		facts.RestartPending = true
 	}
 	return facts, err
 }
 
-func ask(ctx context.Context, host *remote.Host, name, script string, args []string) (Facts, error) {
+func ask(ctx context.Context, host *remote.Host, name, functions, script string, args []string) (Facts, error) {
 	begin := time.Now()
 	result, err := host.Run(ctx, remote.Command{
-		Label: "read the facts", Script: script, Args: args, AsLogin: host.Privilege().Problem != "",
+		Label: "read the facts", Functions: functions, Script: script, Args: args, AsLogin: host.Privilege().Problem != "",
 	})
 	if err != nil {
 		return Facts{}, err
@@ -165,5 +167,5 @@ func GatherFiles(ctx context.Context, host *remote.Host, want desired.Host) (Fac
 		args = append(args, f.Path)
 	}
 	clock := "say clock \"$(date +%s%N)\"\n"
-	return ask(ctx, host, want.Name, sayScript+clock+filesScript+clock, args)
+	return ask(ctx, host, want.Name, "", sayScript+clock+filesScript+clock, args)
 }

@@ -11,10 +11,11 @@
 // user, or as root behind "sudo -n" or "doas -n". They use these commands and
 // no others, with these options:
 //
-//	[                    -e -d -f -L -n -z -s, = and !=
+//	[                    -e -d -f -L -S -n -z -s, = and !=
 //	cat                  FILE, or standard input
 //	chmod, chown         MODE FILE, OWNER:GROUP FILE; chown -R
 //	command              -v NAME
+//	chroot               DIR COMMAND ARG... (CRI-O)
 //	ctr                  -n k8s.io images ls -q, import, label, rm; run --rm
 //	date                 +%s%N
 //	dd                   if= of= bs= count= oflag=dsync
@@ -23,7 +24,7 @@
 //	echo, printf, exit, set -eu, shift, trap EXIT, umask, read -r, case, for, while
 //	flock                -w SECONDS FILE COMMAND ARG...
 //	getent               passwd NAME, group NAME
-//	grep                 [-E] PATTERN, of standard input
+//	grep                 [-E] [-q] PATTERN, of standard input
 //	groupadd             --system NAME
 //	gzip                 -dc FILE
 //	head                 -n N, -c N
@@ -31,11 +32,14 @@
 //	install              -d -m MODE -o OWNER -g GROUP DIR
 //	journalctl           -u UNIT -n N --no-pager -q -o cat or json, --since @SECONDS,
 //	                     --after-cursor CURSOR
+//	kill                 PID
 //	ln                   -sfn TARGET LINK
 //	ls                   -A DIR, -1dt or -1tr FILE...
 //	mkdir                -p DIR
 //	mktemp               -d TEMPLATE
 //	mv                   -fT FROM TO, -f FILE DIR/
+//	podman               images --format, load -q -i, image exists, image mount, image
+//	                     unmount, rmi, untag (CRI-O)
 //	ps                   -C NAME -o pid=,args=
 //	readlink             LINK
 //	rm, rmdir            -f, -rf; rmdir DIR
@@ -44,7 +48,7 @@
 //	ss                   -Hltnp
 //	stat                 -c FORMAT -- FILE... with %F %a %U %G %s %n
 //	sync                 FILE, DIR
-//	systemctl            --version, daemon-reload, enable, disable, start --no-block,
+//	systemctl            --version, daemon-reload, enable, disable, start [--no-block],
 //	                     stop, restart --no-block, reset-failed,
 //	                     show -p PROPERTY... UNIT with LoadState ActiveState SubState
 //	                     Result UnitFileState MainPID NeedDaemonReload NRestarts,

@@ -175,7 +175,11 @@ func (e examination) machine() {
 		e.problem("systemd is version %d; %d or newer is needed", f.Systemd, systemdMinimum)
 	}
 	if len(f.MissingTools) > 0 {
-		e.problem("commands are missing: %s; install them (packages coreutils, util-linux, passwd, systemd%s)", strings.Join(f.MissingTools, ", "), map[bool]string{true: ", procps, containerd"}[e.unit().IsPod()])
+		packages := "coreutils, util-linux, passwd, systemd"
+		if e.unit().IsPod() {
+			packages += ", procps, containerd, or podman with CRI-O"
+		}
+		e.problem("commands are missing: %s; install them (packages %s)", strings.Join(f.MissingTools, ", "), packages)
 	}
 }
 
