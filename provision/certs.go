@@ -131,6 +131,7 @@ func rotate(ctx context.Context, cluster *inventory.Cluster, o Options, until pk
 			{pki.Dropping, []step.Step{
 				step.Together("prove the new CA", step.ProveNewLeaves),
 				step.Together("drop the old CA", step.DropOldCA),
+				step.Together("look for its key", step.FindOldKeys),
 			}},
 		} {
 			proved := r.Rotation.Phase == pki.Issuing && phase.phase == pki.Trusting || r.Rotation.Phase == pki.Dropping && phase.phase != pki.Dropping

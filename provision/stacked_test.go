@@ -147,9 +147,14 @@ func TestStackedForLife(t *testing.T) {
 
 	processes := l.pods()
 	l.renewed()
+	l.sh(1, "touch /etc/kubernetes/pki/etcd/ca.key") // as kubeadm leaves it
 	for _, phase := range []pki.Phase{pki.Trusting, pki.Issuing, pki.Dropping, ""} {
 		if report := l.rotate(phase); !report.Status.Healthy {
 			t.Errorf("after %s: %+v", phase, report)
+		}
+		warnings := l.events.texts(step.Warning)
+		if told := len(warnings) == 1 && strings.HasPrefix(warnings[0], "controller-1: /etc/kubernetes/pki/etcd/ca.key is the key of the old CA; remove it"); told != (phase == pki.Dropping || phase == "") {
+			t.Errorf("%s: %q", phase, warnings)
 		}
 		l.mustChangeNothing()
 	}

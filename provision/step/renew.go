@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"sync"
 	"time"
 
 	"muster/pki"
 	"muster/provision/desired"
+	"muster/provision/inventory"
 	"muster/provision/member"
 	"muster/provision/observed"
+	"muster/provision/remote"
 )
 
 // CheckMembers refuses hosts that are not installed members of the
@@ -266,6 +269,25 @@ func DropOldCA(ctx context.Context, r *Run) error {
 		return err
 	}
 	return takeUp(ctx, r, r.Hosts, trustsNoMore(r.Rotation.OldClient))
+}
+
+// FindOldKeys warns of the old CA's key where kubeadm has left it, in the stacked
+// topology: the CA's certificate beside it is the new one.
+func FindOldKeys(ctx context.Context, r *Run) error {
+	if r.Cluster.Topology != inventory.Stacked {
+		return nil
+	}
+	file := path.Join(desired.PKIDir(r.Cluster), "ca.key")
+	return r.forAll(func(h *Host) *Error {
+		result, err := h.Remote.Run(ctx, remote.Command{Label: "look for the key of the old CA", Script: `! [ -e "$1" ] || echo found`, Args: []string{file}})
+		if err != nil {
+			return &Error{Step: h.step, Host: h.Name, Err: err}
+		}
+		if result.Stdout != "" {
+			h.warn(file + " is the key of the old CA; remove it: with it kubeadm certs renew fails, and muster certs renew makes the certificates")
+		}
+		return nil
+	})
 }
 
 // EndRotation archives the old CA.
