@@ -124,7 +124,8 @@ func (a *apiserver) start(t *testing.T) {
 	began := time.Now()
 	// Not the step's own t, at whose end the process would be stopped.
 	a.process = start(a.store.t, exec.Command(filepath.Join(programs, "kube-apiserver"), a.args...), a.store.path("kube-apiserver.log"), syscall.SIGTERM)
-	eventually(t, 3*time.Minute, "/readyz", func() error {
+	// The interval is how exactly the time is known.
+	poll(t, 10*time.Millisecond, 3*time.Minute, "/readyz", func() error {
 		select {
 		case <-a.ended:
 			t.Fatalf("kube-apiserver ended: %v\n%s", a.err, a.tail())

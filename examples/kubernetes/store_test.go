@@ -243,8 +243,13 @@ func logErrors(t *testing.T, log string, without []span) map[string]int {
 // eventually polls until check holds.
 func eventually(t *testing.T, limit time.Duration, what string, check func() error) {
 	t.Helper()
+	poll(t, 50*time.Millisecond, limit, what, check)
+}
+
+func poll(t *testing.T, interval, limit time.Duration, what string, check func() error) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		err := check()
