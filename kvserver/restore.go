@@ -34,8 +34,9 @@ func (c *Config) origin(ctx context.Context) (*origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.RestoreSnapshot == "" && (known == nil || !known.Founded) {
-		if err := c.takeStaged(); err != nil {
+	staged := false
+	if c.RestoreSnapshot == "" {
+		if staged, err = c.takeStaged(); err != nil {
 			return nil, err
 		}
 	}
@@ -61,30 +62,34 @@ func (c *Config) origin(ctx context.Context) (*origin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--restore-snapshot: %w", err)
 	}
+	if staged && known != nil && known.Founded && known.Snapshot != o.digest {
+		return nil, fmt.Errorf("%s holds data that does not come from the snapshot in its directory %s; remove that directory to go on with the data, or move everything else away to begin with the snapshot", c.DataDir, filepath.Dir(StagedSnapshot))
+	}
 	return o, nil
 }
 
 // The snapshot that a member without data begins with also when no flag names
 // it, and the file whose content is the --restore-id of it, both in the data
 // directory: the command line of a static pod is kubeadm's, and what lies beside
-// the data directory is out of the container's sight.
+// the data directory is out of the container's sight. Data that is there already
+// has to come from that snapshot, as it has to with the flag.
 const (
 	StagedSnapshot = "restore/snapshot.db"
 	StagedID       = "restore/id"
 )
 
-// takeStaged takes a staged snapshot for the one that the flags name.
-func (c *Config) takeStaged() error {
+// takeStaged takes a staged snapshot, if there is one, for what the flags name.
+func (c *Config) takeStaged() (staged bool, err error) {
 	path := filepath.Join(c.DataDir, StagedSnapshot)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	id, err := os.ReadFile(filepath.Join(c.DataDir, StagedID))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read the ID of the restore: %w", err)
+		return false, fmt.Errorf("read the ID of the restore: %w", err)
 	}
 	c.RestoreSnapshot, c.RestoreID = path, strings.TrimSpace(string(id))
-	return nil
+	return true, nil
 }
 
 // restored is what a cluster is known by that begins with a snapshot.

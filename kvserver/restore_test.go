@@ -142,7 +142,7 @@ func TestRestoreFromADataDirectory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 2 { // what is staged is of no meaning once there is data
+		for range 2 {
 			server, stop := start(t, config)
 			awaitReady(t, server)
 			sameKeys(t, server, hash)
@@ -152,10 +152,21 @@ func TestRestoreFromADataDirectory(t *testing.T) {
 			}
 			clusters[id] = cluster
 			stop()
-			if err := os.WriteFile(filepath.Join(config.DataDir, StagedID), []byte("later"), 0o600); err != nil {
-				t.Fatal(err)
-			}
 		}
+		// Another restore, whose snapshot the data does not come from.
+		if err := os.WriteFile(filepath.Join(config.DataDir, StagedID), []byte("later"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Start(config); err == nil || !strings.Contains(err.Error(), "holds data that does not come from the snapshot in its directory restore") {
+			t.Errorf("with data of another restore: %v", err)
+		}
+		// It is over: the directory is gone, and the data stays.
+		if err := os.RemoveAll(filepath.Join(config.DataDir, filepath.Dir(StagedSnapshot))); err != nil {
+			t.Fatal(err)
+		}
+		server, _ := start(t, config)
+		awaitReady(t, server)
+		sameKeys(t, server, hash)
 	}
 	if clusters[""] == clusters["one"] || clusters["one"] == clusters["another"] {
 		t.Errorf("the restores are one cluster: %x", clusters)

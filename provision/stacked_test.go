@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -220,6 +221,27 @@ func (l *lab) anotherServer() string {
 		l.t.Fatal(err)
 	}
 	return name
+}
+
+// A member without data may found another cluster before a restore has stopped it.
+func TestRestoreLooksForDataAgain(t *testing.T) {
+	l := newStackedLab(t, 3)
+	l.mustApply()
+	l.put(0, "k1", "old")
+	saved := l.mustBackup(snapshot.Place{Dir: l.dir, File: "s.db"})
+	l.sh(0, "rm /etc/kubernetes/manifests/etcd.yaml && while ps -C etcd -o pid=,args= >/dev/null; do sleep 0.1; done && rm -rf /var/lib/etcd")
+	l.mustRestore(saved.Path, func(step.Loss) (bool, error) {
+		l.sh(0, "mkdir -p /var/lib/etcd/log && touch /var/lib/etcd/log/of-another-cluster")
+		return true, nil
+	})
+	if aside := l.sh(0, "ls /var/lib/etcd.before-restore-*/log"); aside != "of-another-cluster\n" {
+		t.Errorf("put aside: %s", aside)
+	}
+	for i := range l.hosts {
+		if got := l.keys(i); !maps.Equal(got, map[string]string{"k1": "old"}) {
+			t.Errorf("keys of controller-%d: %v", i, got)
+		}
+	}
 }
 
 func TestStackedRestore(t *testing.T) {

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// TestRuntimes has muster install, upgrade and remove a member on a machine with
-// either container runtime, before it has a kube-apiserver.
+// TestRuntimes has muster install, upgrade, restore and remove a member on a
+// machine with either container runtime, while its kubelet has no kube-apiserver.
 func TestRuntimes(t *testing.T) {
 	if *without["stacked"] {
 		t.Skip("left out by -without-stacked")
 	}
-	t.Run("containerd", func(t *testing.T) { installUpgradeRemove(startMachines(t, withContainerd, 1)) })
+	t.Run("containerd", func(t *testing.T) { allItsLife(startMachines(t, withContainerd, 1)) })
 	t.Run("CRI-O", func(t *testing.T) {
 		buildCRIO(t)
-		installUpgradeRemove(startMachines(t, withCRIO, 1))
+		allItsLife(startMachines(t, withCRIO, 1))
 	})
 }
 
-func installUpgradeRemove(m *machines) {
+func allItsLife(m *machines) {
 	m.t.Helper()
 	node := m.names[0]
 	page := readWalkthrough(m.t, "../kubernetes-stacked/README.md")
@@ -50,6 +50,17 @@ ssh %[1]s '
 	if after := strings.TrimSpace(m.images(node)); after == image || strings.Contains(after, "\n") {
 		m.t.Errorf("the images are %q, were %q", after, image)
 	}
+
+	const etcdctl = "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt --cert /etc/kubernetes/pki/etcd/healthcheck-client.crt --key /etc/kubernetes/pki/etcd/healthcheck-client.key "
+	m.mustOn(node, etcdctl+"put saved here")
+	m.types(2*time.Minute, "muster backup saved.db")
+	m.mustOn(node, "systemctl stop kubelet && pkill -9 -x etcd && rm -rf /var/lib/etcd && systemctl start kubelet")
+	m.types(10*time.Minute, "muster restore saved.db --yes-lose-writes kubernetes")
+	if value := m.mustOn(node, etcdctl+"get saved --print-value-only"); value != "here\n" {
+		m.t.Errorf("after the restore the value is %q", value)
+	}
+	m.healthy()
+	m.checkPlan()
 
 	m.types(2*time.Minute, "muster reset --yes")
 	if left := m.images(node) + m.mustOn(node, "pgrep -ax etcd || :"); left != "" {

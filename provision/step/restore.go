@@ -149,9 +149,17 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	state := h.Facts.Restoring
 	if !state.Of(s.Contents.SHA256) {
 		state = observed.Restoring{Snapshot: s.Contents.SHA256, ID: s.id, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts}
-		if h.Facts.Data == observed.DataFilled {
+	}
+	if state.Aside == "" {
+		filled, err := h.hasData(ctx)
+		if err != nil {
+			return err
+		}
+		if filled {
 			state.Aside = h.Want.Member.DataDir + asideMark + state.Begun.Format(asideTime)
 		}
+	}
+	if state != h.Facts.Restoring {
 		if err := h.writeRestoring(ctx, state); err != nil {
 			return err
 		}
@@ -180,6 +188,16 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	delete(h.Facts.Files, h.Want.Member.DataDir)
 	state.Moved = true
 	return h.writeRestoring(ctx, state)
+}
+
+// hasData is whether a member has written anything. It is asked again when the
+// members have been stopped: one that had nothing when the facts were read may
+// have founded a cluster since.
+func (h *Host) hasData(ctx context.Context) (bool, error) {
+	result, err := h.Remote.Run(ctx, remote.Command{
+		Label: "look for data", Script: `ls -A "$1" 2>/dev/null | grep -v -E '^(restore|lost[+]found)$' || :`, Args: []string{h.Want.Member.DataDir},
+	})
+	return result.Stdout != "", err
 }
 
 // prepare has the host's server begin with the snapshot when it finds no data.
