@@ -76,9 +76,9 @@ test-lab: build ## install a cluster on three systemd hosts in containers, and b
 test-lifecycle: build ## take a cluster on five hosts through everything that happens to one, under load
 	$(GO) test -count=1 -tags lab,grpcnotrace -timeout 30m -v $(TESTFLAGS) -run TestLifecycle ./examples/lab
 
-test-kubernetes: ## build Kubernetes, compare it on musterd and on etcd, run etcd in its pods (25 minutes; TESTFLAGS="-nodes 1000 -pods 5000", -without-stacked)
+test-kubernetes: ## build Kubernetes, compare it on musterd and on etcd, run etcd in its pods (25 minutes and the builds; TESTFLAGS="-nodes 1000 -pods 5000", -without-stacked)
 	examples/lab/require docker:docker.io dockerd:docker.io debootstrap:debootstrap iptables:iptables \
-	  ssh:openssh-client ssh-keygen:openssh-client openssl:openssl
+	  ssh:openssh-client ssh-keygen:openssh-client openssl:openssl gcc:gcc
 	cd examples/kubernetes && $(GO) vet . && $(GO) test -count=1 -timeout 90m -v . $(TESTFLAGS)
 
 lint: $(LINT) ## run golangci-lint (installed into .cache) and shellcheck; compare the README's table
