@@ -5,8 +5,8 @@
 LAB_NAME=${MUSTER_LAB_NAME:-muster-lab}
 LAB_NET=${MUSTER_LAB_NET:-10.77.0}
 
-# The hosts of a control plane have containerd, and wait for a kubelet. Those of
-# the kind crio wait for a CRI-O as well, and have what it needs:
+# The hosts of a control plane wait for a kubelet. Those of the kind kubernetes have
+# containerd; those of the kind crio have what CRI-O needs, and wait for it, too:
 #   MUSTER_LAB_KIND=kubernetes examples/lab/up
 LAB_KIND=${MUSTER_LAB_KIND:-plain}
 
