@@ -90,6 +90,17 @@ func (l *lab) snapshot() [][]string {
 	return all
 }
 
+// A member that starts while its host is asked is not taken for a stranger that
+// listens on its ports.
+func TestMemberStartsWhileTheHostIsAsked(t *testing.T) {
+	l := newLab(t, 1)
+	l.mustApply()
+	l.hosts[0].Inject(practice.Faults{RestartBefore: "ss "})
+	if again := l.mustApply(); again.Changes != 0 {
+		t.Errorf("changes: %q", l.events.texts(step.Changed))
+	}
+}
+
 // What is wrong with one host is found before any host is changed, and when it
 // is put right the same command succeeds.
 func TestPreflightFindsIt(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,8 +87,8 @@ type UnitFact struct {
 	Sub         string
 	Result      string
 	Enabled     bool
-	MainPID     int
-	NeedsReload bool // the unit file is newer than what systemd has loaded
+	MainPIDs    []int // all that were seen: a process may start while the host is asked
+	NeedsReload bool  // the unit file is newer than what systemd has loaded
 	Restarts    int
 }
 
@@ -253,7 +254,9 @@ func (u *UnitFact) Set(property string) {
 	case "UnitFileState":
 		u.Enabled = value == "enabled"
 	case "MainPID":
-		u.MainPID, _ = strconv.Atoi(value)
+		if pid, err := strconv.Atoi(value); err == nil && pid != 0 && !slices.Contains(u.MainPIDs, pid) {
+			u.MainPIDs = append(u.MainPIDs, pid)
+		}
 	case "NeedDaemonReload":
 		u.NeedsReload = value == "yes"
 	case "NRestarts":

@@ -21,7 +21,7 @@ group|
 unit|MainPID=815
 unit|Result=success
 unit|LoadState=loaded
-unit|ActiveState=active
+unit|ActiveState=activating
 unit|SubState=running
 unit|UnitFileState=enabled
 unit|NeedDaemonReload=yes
@@ -30,6 +30,8 @@ socket|LISTEN 0 4096 127.0.0.1:2379 0.0.0.0:* users:(("musterd",pid=815,fd=9))
 socket|LISTEN 0 128 *:22 *:* users:(("sshd",pid=400,fd=3))
 socket|LISTEN 0 128 [::1]:631 [::]:*
 socket|LISTEN 0 4096 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=99,fd=14))
+unit|MainPID=816
+unit|ActiveState=active
 file|directory|755|root|root|/etc/muster
 file|regular file|640|root|muster|/etc/muster/pki/server.key
 file|regular empty file|4755|root|root|/etc/empty|odd
@@ -58,7 +60,7 @@ func TestParseFacts(t *testing.T) {
 	}
 	want := Facts{
 		Machine: "x86_64", Kernel: "Linux", Systemd: 252, MissingTools: []string{"flock"}, HasUser: true, OwnUser: true,
-		Unit: UnitFact{Loaded: true, Active: "active", Sub: "running", Result: "success", Enabled: true, MainPID: 815, NeedsReload: true, Restarts: 2},
+		Unit: UnitFact{Loaded: true, Active: "active", Sub: "running", Result: "success", Enabled: true, MainPIDs: []int{815, 816}, NeedsReload: true, Restarts: 2},
 		Sockets: []Socket{
 			{netip.MustParseAddrPort("127.0.0.1:2379"), `("musterd",pid=815,fd=9)`, 815},
 			{netip.MustParseAddrPort("[::]:22"), `("sshd",pid=400,fd=3)`, 400},

@@ -44,6 +44,7 @@ say timer "$(systemctl is-active "$timer" 2>/dev/null)"
 say timer "$(systemctl is-enabled "$timer" 2>/dev/null)"
 command -v ss >/dev/null 2>&1 || say sockets unknown
 ss -Hltnp 2>/dev/null | while read -r line; do say socket "$line"; done
+unit_facts 2>/dev/null | while read -r line; do say unit "$line"; done # once more: the sockets may be of a process that started since
 ` + filesScript + `free data "$datadir"
 free programs /usr/local/bin
 free uploads /var/tmp

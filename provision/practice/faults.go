@@ -38,6 +38,10 @@ type Faults struct {
 	// words, joined by spaces, begin with this: "systemctl enable". Once;
 	// empty is never.
 	RebootBefore string
+	// RestartBefore has the units that run restarted before the first command
+	// whose words begin with this, as at boot, or when a member has been killed.
+	// Once; empty is never.
+	RestartBefore string
 	// FailCommands maps the name of a command to what it prints on stderr
 	// before it exits 1, whatever its arguments.
 	FailCommands map[string]string
@@ -106,6 +110,17 @@ func (b *faultBox) write(n int) int {
 	fits := min(int64(n), b.now.DiskFullAfter-b.written)
 	b.written += fits
 	return int(fits)
+}
+
+// restart reports whether the units are to be restarted before a command.
+func (b *faultBox) restart(words []string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.now.RestartBefore == "" || !strings.HasPrefix(strings.Join(words, " "), b.now.RestartBefore) {
+		return false
+	}
+	b.now.RestartBefore = ""
+	return true
 }
 
 // command counts one command and reports whether the host is to reboot now.

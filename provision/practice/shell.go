@@ -202,6 +202,11 @@ func (s *userShell) exec(ctx context.Context, args []string) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	if s.host.faults.restart(args) {
+		if err := s.host.units.restartAll(ctx); err != nil {
+			return err
+		}
+	}
 	hc := interp.HandlerCtx(ctx)
 	name := args[0]
 	if message, ok := s.host.faults.get().FailCommands[path.Base(name)]; ok {

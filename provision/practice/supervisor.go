@@ -189,6 +189,24 @@ func (s *supervisor) restart(ctx context.Context, name string, wait bool) error 
 	return nil
 }
 
+// restartAll restarts every unit that runs, and waits until it runs again.
+func (s *supervisor) restartAll(ctx context.Context) error {
+	var names []string
+	s.locked(func() {
+		for name, u := range s.units {
+			if u.run != nil {
+				names = append(names, name)
+			}
+		}
+	})
+	for _, name := range names {
+		if err := s.restart(ctx, name, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // kill sends a signal to the unit's processes.
 func (s *supervisor) kill(name string, sig syscall.Signal) error {
 	s.mu.Lock()

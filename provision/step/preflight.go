@@ -298,7 +298,7 @@ func (e examination) portsBut(goes func(observed.Socket) bool) {
 			continue
 		}
 		for _, s := range e.Facts.Sockets {
-			ours := e.Facts.Unit.MainPID != 0 && s.PID == e.Facts.Unit.MainPID
+			ours := slices.Contains(e.Facts.Unit.MainPIDs, s.PID)
 			if e.unit().IsPod() && e.Facts.Unit.Running() && strings.HasPrefix(s.Process, `("etcd"`) {
 				ours = true // the kubelet may have started another process since
 			}
