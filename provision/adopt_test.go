@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"muster/pki"
 	"muster/provision/found"
@@ -73,7 +74,7 @@ func newAdoption(t *testing.T, installer found.Installer, members int, adjust ..
 		t.Fatal(err)
 	}
 	for _, h := range l.hosts {
-		client, err := clientv3.New(clientv3.Config{Endpoints: []string{fmt.Sprintf("https://127.0.0.1:%d", h.Ports().Client)}, TLS: config, DialTimeout: 10 * time.Second})
+		client, err := clientv3.New(clientv3.Config{Endpoints: []string{fmt.Sprintf("https://127.0.0.1:%d", h.Ports().Client)}, TLS: config, Logger: zap.NewNop(), DialTimeout: 10 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
