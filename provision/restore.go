@@ -3,7 +3,13 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"muster/pki"
 	"muster/provision/inventory"
@@ -15,6 +21,11 @@ import (
 type RestoreOptions struct {
 	// File is a snapshot of etcd's or musterd's.
 	File string
+	// BumpRevision is by how much the restored cluster's revision is higher than
+	// the snapshot's, from 0. It should be more than the revisions that clients
+	// may have seen since: see snapshot.Bump. The file is copied for it to the
+	// directory for temporary files.
+	BumpRevision int64
 	// Confirm is shown what will be lost and says whether to go on. It is not
 	// called when no host has data that would go.
 	Confirm func(step.Loss) (bool, error)
@@ -44,6 +55,7 @@ func restoreSteps(s *step.Restore, confirm func(step.Loss) (bool, error)) []step
 		step.Together("restart if due", step.RollMembers),
 		step.Together("ready", step.AwaitReady),
 		step.Together("verify", step.Verify),
+		step.Together("compare", s.Compare),
 		step.EachHost("tidy", s.Tidy),
 	}
 }
@@ -51,6 +63,8 @@ func restoreSteps(s *step.Restore, confirm func(step.Loss) (bool, error)) []step
 // RestoreReport is the outcome of a Restore that succeeded.
 type RestoreReport struct {
 	Snapshot snapshot.Contents
+	// Revision is that at which the cluster began.
+	Revision int64
 	Changes  int
 	Elapsed  time.Duration
 	Status   Status
@@ -65,16 +79,27 @@ func Restore(ctx context.Context, cluster *inventory.Cluster, o Options, restore
 	o = o.withDefaults()
 	s := &step.Restore{File: restore.File}
 	var err error
-	if s.Contents, err = snapshot.Check(ctx, restore.File); err != nil {
-		return nil, err
-	}
-	if s.FileSum, err = snapshot.FileSum(restore.File); err != nil {
+	if s.Saved, err = snapshot.Check(ctx, restore.File); err != nil {
 		return nil, err
 	}
 	if recorded, err := snapshot.ReadManifest(restore.File); err != nil {
 		o.Log.Warn("what is recorded of the snapshot is of no use", "error", err)
-	} else if recorded != nil && recorded.SHA256 == s.Contents.SHA256 {
+	} else if recorded != nil && recorded.SHA256 == s.Saved.SHA256 {
 		s.Origin = recorded.Origin
+	}
+	s.Contents = s.Saved
+	if restore.BumpRevision != 0 {
+		dir, err := os.MkdirTemp("", "muster-restore-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // what is left is in the directory for temporary files
+		if err := bump(ctx, s, restore.BumpRevision, dir); err != nil {
+			return nil, err
+		}
+	}
+	if s.FileSum, err = snapshot.FileSum(s.File); err != nil {
+		return nil, err
 	}
 	r, err := begin("restore", cluster, o)
 	if err != nil {
@@ -92,5 +117,20 @@ func Restore(ctx context.Context, cluster *inventory.Cluster, o Options, restore
 		}
 		return nil, diagnose(ctx, r, err)
 	}
-	return &RestoreReport{Snapshot: s.Contents, Changes: r.Changes(), Elapsed: time.Since(begun), Status: verified(r)}, nil
+	return &RestoreReport{Snapshot: s.Saved, Revision: s.Contents.Revision, Changes: r.Changes(), Elapsed: time.Since(begun), Status: verified(r)}, nil
+}
+
+// bump has the restore take a copy of the snapshot, whose revision is higher.
+func bump(ctx context.Context, s *step.Restore, by int64, dir string) (err error) {
+	saved, to := s.File, filepath.Join(dir, "snapshot.db")
+	err = snapshot.Bump(ctx, saved, s.Saved, by, to)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w; name a directory with %s to spare in TMPDIR", err, humanize.IBytes(uint64(s.Saved.Size))) //nolint:gosec // not negative
+	}
+	if err != nil {
+		return fmt.Errorf("bump the revision of %s: %w", saved, err)
+	}
+	s.File = to
+	s.Contents, err = snapshot.Check(ctx, to)
+	return err
 }

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"muster/provision/observed"
 	"muster/provision/practice"
 	"muster/provision/snapshot"
 	"muster/provision/step"
@@ -21,13 +24,16 @@ import (
 
 var interruptions = flag.Int("interruptions", 2, "how many restores are interrupted in a row")
 
+// bumpRevision is more than any test writes.
+const bumpRevision = 1_000_000
+
 func agree(step.Loss) (bool, error) { return true, nil }
 
 func (l *lab) restore(file string, confirm func(step.Loss) (bool, error)) (*RestoreReport, error) {
 	l.t.Helper()
 	l.events.reset()
 	begun := time.Now()
-	report, err := Restore(l.context(), l.cluster, l.opts, RestoreOptions{File: file, Confirm: confirm})
+	report, err := Restore(l.context(), l.cluster, l.opts, RestoreOptions{File: file, BumpRevision: bumpRevision, Confirm: confirm})
 	l.t.Logf("restore took %v: %v", time.Since(begun).Round(time.Millisecond), err)
 	return report, err
 }
@@ -41,7 +47,25 @@ func (l *lab) mustRestore(file string, confirm func(step.Loss) (bool, error)) *R
 	if !report.Status.Healthy || len(report.Status.Members) != len(l.cluster.Hosts) {
 		l.t.Fatalf("status after restore: %+v", report.Status)
 	}
+	if report.Revision != report.Snapshot.Revision+bumpRevision {
+		l.t.Errorf("restored at revision %d, the snapshot's is %d", report.Revision, report.Snapshot.Revision)
+	}
+	for i := range l.hosts {
+		l.mustBeCompacted(i, report.Snapshot.Revision+1, report.Revision)
+	}
 	return report
+}
+
+// mustBeCompacted watches as one who knows the cluster from before a restore: the
+// member on a host says that its history begins later.
+func (l *lab) mustBeCompacted(host int, from, begins int64) {
+	l.t.Helper()
+	ctx, cancel := context.WithCancel(l.context())
+	defer cancel()
+	w := <-l.client(host).Watch(ctx, "k", clientv3.WithRev(from))
+	if !errors.Is(w.Err(), rpctypes.ErrCompacted) || w.CompactRevision != begins {
+		l.t.Errorf("a watch from revision %d on controller-%d: %v, compacted up to %d, want %d", from, host, w.Err(), w.CompactRevision, begins)
+	}
 }
 
 // keys are those that the member on a host has.
@@ -116,7 +140,11 @@ func TestRestore(t *testing.T) {
 	}
 	// A run that was killed while it tidied up is repeated, and finds nothing
 	// to lose.
-	state := fmt.Sprintf(`{"snapshot":%q,"begun":"2026-01-01T00:00:00Z","moved":true}`, saved.SHA256)
+	var record observed.Record
+	if err := json.Unmarshal([]byte(l.sh(2, "cat /etc/muster/cluster.json")), &record); err != nil {
+		t.Fatal(err)
+	}
+	state := fmt.Sprintf(`{"snapshot":%q,"begun":"2026-01-01T00:00:00Z","moved":true}`, record.Snapshot)
 	l.sh(2, "echo '"+state+"' > /etc/muster/restore.json")
 	l.mustRestore(saved.Path, func(step.Loss) (bool, error) { return false, errors.New("asked") })
 	if again := l.mustApply(); again.Changes != 0 || again.Status.ClusterID != report.Status.ClusterID {
@@ -209,12 +237,12 @@ func (l *lab) interruptRestores() {
 				}
 			}
 		})
-		_, err := Restore(ctx, l.cluster, l.opts, RestoreOptions{File: saved.Path, Confirm: agree})
+		_, err := Restore(ctx, l.cluster, l.opts, RestoreOptions{File: saved.Path, BumpRevision: bumpRevision, Confirm: agree})
 		cancel()
 		t.Logf("round %d: %v", round, err)
 		l.opts.Reporter = reporter
 		if err != nil && exists(t, l.hosts[0].Path("/etc/muster/restore.json")) {
-			if _, err := l.apply(); err == nil || !strings.Contains(err.Error(), "run muster restore again with the same file") {
+			if _, err := l.apply(); err == nil || !strings.Contains(err.Error(), "run muster restore again with the same file (SHA-256 "+saved.SHA256[:16]+"...) and --bump-revision 1000000") {
 				t.Errorf("apply beside an interrupted restore: %v", err)
 			}
 		}

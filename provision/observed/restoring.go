@@ -10,8 +10,11 @@ import (
 // Restoring is what a host remembers of a restore until the restored cluster
 // is verified.
 type Restoring struct {
-	// Snapshot is the checksum of the snapshot, in hexadecimal.
+	// Snapshot is the checksum of the snapshot, in hexadecimal. Saved is that of
+	// the one it was made of by bumping its revision, Bump by how much.
 	Snapshot string `json:"snapshot"`
+	Saved    string `json:"saved,omitempty"`
+	Bump     int64  `json:"bump,omitempty"`
 	// ID gives the restored cluster an ID of its own; the same on every host.
 	ID string `json:"id,omitempty"`
 	// Begun is when the first run began it.

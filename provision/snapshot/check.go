@@ -118,7 +118,7 @@ func (c *Contents) inspect(path string) (err error) {
 			err = fmt.Errorf("%w: %v", ErrDatabase, cause)
 		}
 	}()
-	compacted, err := compactedRevision(path)
+	found, err := read(path)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDatabase, err)
 	}
@@ -126,40 +126,55 @@ func (c *Contents) inspect(path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDatabase, err)
 	}
-	c.Revision, c.Keys, c.StorageVersion = max(status.Revision, compacted), status.TotalKey, status.Version
+	c.Revision, c.Keys, c.StorageVersion = max(status.Revision, found.compacted), status.TotalKey, status.Version
+	if found.placeholder {
+		c.Keys--
+	}
 	c.Hash = fmt.Sprintf("%x", status.Hash)
 	return nil
 }
 
-// compactedRevision reads every page, and returns the revision that a server
-// starting with the database would take for compacted, at least the first of
-// all, 1. When the last change was a deletion that has been compacted, no other
-// trace of that revision is left.
-func compactedRevision(path string) (revision int64, err error) {
+// traces are what a database holds beside its keys.
+type traces struct {
+	// compacted is the revision that a server starting with the database would
+	// take for compacted, at least the first of all, 1. When the last change was a
+	// deletion that has been compacted, no other trace of that revision is left.
+	compacted int64
+	// placeholder says that there is a record of nothing, as "etcdutl snapshot
+	// restore --bump-revision" leaves one. No client sees it.
+	placeholder bool
+}
+
+// read reads every page.
+func read(path string) (traces, error) {
+	found := traces{compacted: 1}
 	db, err := bbolt.Open(path, 0o400, &bbolt.Options{ReadOnly: true})
 	if err != nil {
-		return 0, err
+		return found, err
 	}
 	defer db.Close() //nolint:errcheck // it was only read
-	revision = 1
 	err = db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(schema.Meta.Name())
 		if meta == nil || tx.Bucket(schema.Key.Name()) == nil {
 			return errors.New("the buckets for keys are missing")
 		}
-		if err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func([]byte, []byte) error { return nil })
+		if err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			ofKeys := bytes.Equal(name, schema.Key.Name())
+			return b.ForEach(func(_, record []byte) error {
+				found.placeholder = found.placeholder || ofKeys && len(record) == 0
+				return nil
+			})
 		}); err != nil {
 			return err
 		}
 		for _, name := range [][]byte{schema.FinishedCompactKeyName, schema.ScheduledCompactKeyName} {
 			if value := meta.Get(name); len(value) >= 8 {
-				revision = max(revision, int64(binary.BigEndian.Uint64(value))) //nolint:gosec // revisions are positive
+				found.compacted = max(found.compacted, int64(binary.BigEndian.Uint64(value))) //nolint:gosec // revisions are positive
 			}
 		}
 		return nil
 	})
-	return revision, err
+	return found, err
 }
 
 // FileSum is the SHA-256 of a whole file, its checksum included, in

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	etcdutl "go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 )
@@ -23,9 +25,15 @@ import (
 // startEtcd runs an etcd, whose snapshots are the judge of what Check says.
 func startEtcd(t *testing.T) *clientv3.Client {
 	t.Helper()
+	return startEtcdIn(t, t.TempDir())
+}
+
+// startEtcdIn runs one with the data of a directory.
+func startEtcdIn(t *testing.T, dir string) *clientv3.Client {
+	t.Helper()
 	local := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	config := embed.NewConfig()
-	config.Dir, config.LogLevel, config.UnsafeNoFsync = t.TempDir(), "panic", true
+	config.Dir, config.LogLevel, config.UnsafeNoFsync = dir, "panic", true
 	config.ListenClientUrls, config.ListenPeerUrls = local, local
 	etcd, err := embed.StartEtcd(config)
 	if err != nil {
@@ -108,6 +116,69 @@ func TestSave(t *testing.T) {
 	contents, err := Check(t.Context(), saved.Path)
 	if err != nil || contents != saved.Contents {
 		t.Errorf("checked again %+v, %v, want %+v", contents, err, saved.Contents)
+	}
+}
+
+// What is bumped is the same keys at a later revision, and the same file each
+// time: a restore that was interrupted is known by it.
+func TestBump(t *testing.T) {
+	client := startEtcd(t)
+	for i := range 2000 {
+		put(t, client, fmt.Sprint("k", i%700))
+	}
+	dir := t.TempDir()
+	saved := mustSave(t, Place{Dir: dir}, client)
+	const by = 1_000_000_000
+	var sums []string
+	for _, name := range []string{"one.db", "two.db"} {
+		path := filepath.Join(dir, name)
+		if err := Bump(t.Context(), saved.Path, saved.Contents, by, path); err != nil {
+			t.Fatal(err)
+		}
+		bumped, err := Check(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bumped.Revision != saved.Revision+by || bumped.Keys != saved.Keys || bumped.StorageVersion != saved.StorageVersion {
+			t.Errorf("bumped %+v, saved %+v", bumped, saved.Contents)
+		}
+		sum, err := FileSum(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums = append(sums, sum)
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("two files of one snapshot: %s", sums)
+	}
+	if err := Bump(t.Context(), saved.Path, saved.Contents, by, filepath.Join(dir, "one.db")); !errors.Is(err, os.ErrExist) {
+		t.Errorf("over another file: %v", err)
+	}
+	for _, by := range []int64{-1, math.MaxInt64} {
+		if err := Bump(t.Context(), saved.Path, saved.Contents, by, filepath.Join(dir, "none.db")); err == nil {
+			t.Errorf("bumped by %d", by)
+		}
+	}
+	if again, err := Check(t.Context(), saved.Path); err != nil || again != saved.Contents {
+		t.Errorf("the snapshot itself is %+v, %v", again, err)
+	}
+}
+
+// etcd's own tool bumps a revision by a record of nothing, which is no key.
+func TestKeysOfWhatEtcdutlHasBumped(t *testing.T) {
+	client := startEtcd(t)
+	put(t, client, "k")
+	first, dir := mustSave(t, Place{Dir: t.TempDir()}, client), filepath.Join(t.TempDir(), "restored")
+	err := etcdutl.NewV3(zap.NewNop()).Restore(etcdutl.RestoreConfig{
+		SnapshotPath: first.Path, OutputDataDir: dir, Name: "default", PeerURLs: []string{"http://127.0.0.1:0"},
+		InitialCluster: "default=http://127.0.0.1:0", InitialClusterToken: "bumped", RevisionBump: 1000, MarkCompacted: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := mustSave(t, Place{Dir: t.TempDir()}, startEtcdIn(t, dir))
+	if second.Keys != 1 || second.Revision != first.Revision+1000 {
+		t.Errorf("%d keys at revision %d, want 1 at %d", second.Keys, second.Revision, first.Revision+1000)
 	}
 }
 

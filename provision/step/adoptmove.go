@@ -131,7 +131,7 @@ func (a *Adopt) moves(path string, contents snapshot.Contents) error {
 	if err != nil {
 		return &localError{err}
 	}
-	a.toMove = &Restore{File: path, FileSum: sum, Contents: contents, Adopts: true}
+	a.toMove = &Restore{File: path, FileSum: sum, Contents: contents, Saved: contents, Adopts: true}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -44,7 +45,7 @@ type Aside struct {
 // there is no data, nobody is asked.
 func (s *Restore) Confirm(ask func(Loss) (bool, error)) func(context.Context, *Run) error {
 	return func(ctx context.Context, r *Run) error {
-		loss := Loss{Cluster: r.Cluster.Name, Snapshot: s.Contents, Origin: s.Origin}
+		loss := Loss{Cluster: r.Cluster.Name, Snapshot: s.Saved, Origin: s.Origin}
 		for _, h := range r.Hosts {
 			if h.Facts.Data == observed.DataFilled && !s.continues(h) {
 				loss.Aside = append(loss.Aside, Aside{h.Name, h.Want.Member.DataDir})
@@ -175,6 +176,6 @@ func (e examination) restoring() {
 	case e.Facts.Adoption.Begun() || r.Adopts:
 		e.problem("taking over the etcd of this host was interrupted; run muster adopt again, or muster adopt --undo")
 	case r != (observed.Restoring{}):
-		e.problem("a restore that began at %s was interrupted; run muster restore again with the same file (SHA-256 %.16s...)", r.Begun.Format(time.RFC3339), r.Snapshot)
+		e.problem("a restore that began at %s was interrupted; run muster restore again with the same file (SHA-256 %.16s...) and --bump-revision %d", r.Begun.Format(time.RFC3339), cmp.Or(r.Saved, r.Snapshot), r.Bump)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"muster/provision/observed"
 	"muster/provision/remote"
@@ -30,7 +33,9 @@ type Restore struct {
 	File     string
 	FileSum  string
 	Contents snapshot.Contents
-	// Origin is where the snapshot was taken, as far as it is recorded.
+	// Saved is what the snapshot held before its revision was bumped, Origin
+	// where it was taken as far as that is recorded.
+	Saved  snapshot.Contents
 	Origin snapshot.Origin
 	// Adopts says that the snapshot is of an etcd that is taken over.
 	Adopts bool
@@ -148,7 +153,10 @@ func (s *Restore) PutAside(ctx context.Context, h *Host) error {
 	}
 	state := h.Facts.Restoring
 	if !state.Of(s.Contents.SHA256) {
-		state = observed.Restoring{Snapshot: s.Contents.SHA256, ID: s.id, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts}
+		state = observed.Restoring{
+			Snapshot: s.Contents.SHA256, Saved: s.Saved.SHA256, Bump: s.Contents.Revision - s.Saved.Revision,
+			ID: s.id, Begun: time.Now().UTC().Truncate(time.Millisecond), Adopts: s.Adopts,
+		}
 	}
 	if state.Aside == "" {
 		filled, err := h.hasData(ctx)
@@ -254,6 +262,37 @@ func (h *Host) writeRestoring(ctx context.Context, state observed.Restoring) err
 		return err
 	}
 	h.Facts.Restoring = state
+	return nil
+}
+
+// Compare proves that every member has, at the snapshot's revision, as many keys
+// as the snapshot. Clients may write already.
+func (s *Restore) Compare(ctx context.Context, r *Run) error {
+	c, err := converse(r)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	for _, h := range r.Hosts {
+		var got *clientv3.GetResponse
+		err := c.until(ctx, "count the keys of "+h.Name, func(ctx context.Context) error {
+			client, err := c.client(h, h.Want.Member.ClientURL)
+			if err != nil {
+				return err
+			}
+			got, err = client.Get(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly(), clientv3.WithSerializable(), clientv3.WithRev(s.Contents.Revision))
+			if errors.Is(err, rpctypes.ErrCompacted) { // by a client, since
+				got, err = nil, nil
+			}
+			return err
+		})
+		if err != nil {
+			return &hostError{h.Name, err}
+		}
+		if got != nil && got.Count != int64(s.Contents.Keys) {
+			return &hostError{h.Name, fmt.Errorf("%s has %d keys at revision %d, and the snapshot has %d; the data from before the restore is still on the hosts", h.Name, got.Count, s.Contents.Revision, s.Contents.Keys)}
+		}
+	}
 	return nil
 }
 
