@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"muster/kvserver/internal/randomtest"
 	"muster/kvserver/machine/auth"
 )
 
@@ -225,7 +226,13 @@ func TestAuthLikeEtcd(t *testing.T) {
 	defer func() { closeMachine(t, m) }()
 
 	counts := map[string]int{}
-	for index := uint64(1); index <= uint64(2**randomOps); index++ {
+	musts := []string{auth.ErrPermissionDenied.Error(), auth.ErrAuthOldRevision.Error(), auth.ErrUserEmpty.Error()}
+	if *randomOps >= 20000 {
+		for _, err := range auth.Errors() {
+			musts = append(musts, err.Error())
+		}
+	}
+	for index := uint64(1); index <= uint64(2**randomOps) || index <= randomtest.Patience && randomtest.Lacks(counts, musts) != ""; index++ {
 		g.revision, g.compacted = m.Revision(), m.CompactedRevision()
 		r := g.request()
 		if g.oneIn(2) {
@@ -270,15 +277,7 @@ func TestAuthLikeEtcd(t *testing.T) {
 		}
 	}
 	t.Logf("%v", counts)
-	musts := []error{auth.ErrPermissionDenied, auth.ErrAuthOldRevision, auth.ErrUserEmpty}
-	if *randomOps >= 20000 {
-		musts = auth.Errors()
-	} else if *randomOps < 2500 {
-		return
-	}
-	for _, err := range musts {
-		if counts[err.Error()] == 0 {
-			t.Errorf("%q never happened, the comparison is worth little", err)
-		}
+	if must := randomtest.Lacks(counts, musts); must != "" {
+		t.Errorf("%q never happened, the comparison is worth little", must)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"muster/kvserver/internal/randomtest"
 )
 
 // etcdServer starts etcd in this process and returns its API.
@@ -84,7 +86,11 @@ func TestCheckLikeEtcd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	counts := map[string]int{}
-	for range min(*randomOps, 5000) {
+	var musts []string
+	for err := range checkErrors {
+		musts = append(musts, err.Error())
+	}
+	for i := 0; i < min(*randomOps, 5000) || i < randomtest.Patience && randomtest.Lacks(counts, musts) != ""; i++ {
 		var got, want error
 		var request any
 		switch g.IntN(8) {
@@ -118,12 +124,8 @@ func TestCheckLikeEtcd(t *testing.T) {
 		}
 	}
 	t.Logf("%v", counts)
-	if *randomOps >= 2500 {
-		for err := range checkErrors {
-			if counts[err.Error()] == 0 {
-				t.Errorf("%q never happened, the comparison is worth little", err)
-			}
-		}
+	if must := randomtest.Lacks(counts, musts); must != "" {
+		t.Errorf("%q never happened, the comparison is worth little", must)
 	}
 }
 

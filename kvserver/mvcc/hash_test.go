@@ -10,6 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/etcd/pkg/v3/traceutil"
 	etcdmvcc "go.etcd.io/etcd/server/v3/storage/mvcc"
+
+	"muster/kvserver/internal/randomtest"
 )
 
 // TestHashLikeEtcd makes the same random changes and compactions in etcd's
@@ -23,7 +25,8 @@ func TestHashLikeEtcd(t *testing.T) {
 	ctx := context.Background()
 
 	counts := map[string]int{}
-	for i := range *judgeOps {
+	musts := []string{"hash", "emptied", "compact", "scrub", ErrCompacted.Error(), ErrFutureRev.Error()}
+	for i := 0; i < *judgeOps || i < randomtest.Patience && randomtest.Lacks(counts, musts) != ""; i++ {
 		switch op := g.IntN(100); {
 		case op < 75:
 			if err := sameChanges(ctx, g, judge, store); err != nil {
@@ -87,10 +90,8 @@ func TestHashLikeEtcd(t *testing.T) {
 		t.Errorf("hashes of compactions %+v, etcd has %+v", got, wanted)
 	}
 	t.Logf("%v", counts)
-	for _, must := range []string{"hash", "emptied", "compact", "scrub", ErrCompacted.Error(), ErrFutureRev.Error()} {
-		if counts[must] == 0 && *judgeOps >= 4000 {
-			t.Errorf("%q never happened, the comparison is worth little", must)
-		}
+	if must := randomtest.Lacks(counts, musts); must != "" {
+		t.Errorf("%q never happened, the comparison is worth little", must)
 	}
 }
 

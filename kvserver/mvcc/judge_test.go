@@ -21,6 +21,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/etcd/pkg/v3/traceutil"
+
+	"muster/kvserver/internal/randomtest"
 )
 
 var (
@@ -136,7 +138,8 @@ func TestLikeEtcd(t *testing.T) {
 	ctx := context.Background()
 
 	counts := map[string]int{}
-	for i := range *judgeOps {
+	musts := []string{"step", "range", "compact", "scrub", ErrCompacted.Error(), ErrFutureRev.Error()}
+	for i := 0; i < *judgeOps || i < randomtest.Patience && randomtest.Lacks(counts, musts) != ""; i++ {
 		op := g.IntN(100)
 		switch {
 		case op < 45:
@@ -182,10 +185,8 @@ func TestLikeEtcd(t *testing.T) {
 		}
 	}
 	t.Logf("%v", counts)
-	for _, must := range []string{"step", "range", "compact", "scrub", ErrCompacted.Error(), ErrFutureRev.Error()} {
-		if counts[must] == 0 && *judgeOps >= 4000 {
-			t.Errorf("%q never happened, the comparison is worth little", must)
-		}
+	if must := randomtest.Lacks(counts, musts); must != "" {
+		t.Errorf("%q never happened, the comparison is worth little", must)
 	}
 }
 
