@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,8 +22,9 @@ func (m *machines) nextServer() string {
 }
 
 // dayTwo takes the members through what happens to them later, each on the
-// kubelets' own terms: another server, new certificates, a backup, a
-// member whose data is gone. Kubernetes has what it wrote all the while.
+// kubelets' own terms: another server, new certificates, a backup, a member whose
+// data is gone, a restore. Kubernetes has what it wrote all the while, and after
+// the restore what was saved, without anything of it being restarted by hand.
 func (m *machines) dayTwo(t *testing.T) {
 	m = m.in(t)
 	last := m.names[len(m.names)-1]
@@ -64,4 +66,17 @@ func (m *machines) dayTwo(t *testing.T) {
 		t.Errorf("apply over lost data: %v\n%s", err, out)
 	}
 	step("a member whose data was lost", "muster replace "+last+" --yes")
+
+	m.mustOn(m.names[0], kubectl+"create configmap written-since --from-literal=a=b")
+	step("a restore", "muster restore saved.db --yes-lose-writes kubernetes")
+	for _, name := range m.names {
+		eventually(t, podsDelay, "the kube-apiserver of "+name+" knows what was lost", func() error {
+			// From what it keeps in memory, as for whoever watches.
+			list, err := m.on(name, kubectl+"get --raw '/api/v1/namespaces/default/configmaps?resourceVersion=0'")
+			if err == nil && (strings.Contains(list, "written-since") || !strings.Contains(list, "day-two")) {
+				err = errors.New(list)
+			}
+			return err
+		})
+	}
 }
