@@ -148,6 +148,9 @@ func lossText(l step.Loss) string {
 		fmt.Fprintf(&b, "cluster %s does not answer: what was written since the snapshot cannot be told, and WILL BE LOST\n", l.Cluster)
 	case l.Origin.ClusterID != "" && l.Origin.ClusterID != c.ClusterID:
 		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
+	case l.Origin.ClusterID == "":
+		// Another cluster's revisions say nothing, nor do those that a restore has left out.
+		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: whatever of that the snapshot does not have WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
 	case c.Revision > l.Snapshot.Revision:
 		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: %s since the snapshot WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"), count(int(c.Revision-l.Snapshot.Revision), "revision"))
 	default:

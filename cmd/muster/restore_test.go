@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"muster/provision/snapshot"
+	"muster/provision/step"
 )
 
 // run runs a command to its end and returns what it prints.
@@ -56,6 +59,37 @@ func (w *workstation) killedRestoring(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(filepath.Dir(file), host, "root/etc/muster/restore.json")); !os.IsNotExist(err) {
 			t.Errorf("%s is still being restored: %v", host, err)
+		}
+	}
+}
+
+// What will be lost is told as far as it is known, and no further.
+func TestLossText(t *testing.T) {
+	const begins = "the snapshot ends at revision 40 and has 2 keys"
+	const ends = "every client is cut off until the new cluster is up; the old data is moved aside:\n  m0: /var/lib/muster\n"
+	ours := snapshot.Origin{Cluster: "prod", ClusterID: "a1"}
+	for name, test := range map[string]struct {
+		origin  snapshot.Origin
+		current *step.Current
+		want    string
+	}{
+		"nobody answers": {ours, nil, begins + " (from cluster prod, a1)\ncluster prod does not answer: what was written since the snapshot cannot be told, and WILL BE LOST\n" + ends},
+		"written since": {ours, &step.Current{ClusterID: "a1", Revision: 43, Keys: 3},
+			begins + " (from cluster prod, a1)\ncluster prod (a1) is at revision 43 and has 3 keys: 3 revisions since the snapshot WILL BE LOST\n" + ends},
+		"nothing since": {ours, &step.Current{ClusterID: "a1", Revision: 40, Keys: 2},
+			begins + " (from cluster prod, a1)\ncluster prod (a1) is at revision 40 and has 2 keys\n" + ends},
+		"another cluster": {ours, &step.Current{ClusterID: "b2", Revision: 41, Keys: 1},
+			begins + " (from cluster prod, a1)\ncluster prod (b2) is at revision 41 and has 1 key: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n" + ends},
+		// It may have been restored from this one, at a revision far above.
+		"of unknown origin": {snapshot.Origin{}, &step.Current{ClusterID: "b2", Revision: 1000000041, Keys: 1},
+			begins + "\ncluster prod (b2) is at revision 1000000041 and has 1 key: whatever of that the snapshot does not have WILL BE LOST\n" + ends},
+	} {
+		got := lossText(step.Loss{
+			Cluster: "prod", Snapshot: snapshot.Contents{Revision: 40, Keys: 2}, Origin: test.origin, Current: test.current,
+			Aside: []step.Aside{{Host: "m0", Dir: "/var/lib/muster"}},
+		})
+		if got != test.want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, test.want)
 		}
 	}
 }

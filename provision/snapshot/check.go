@@ -1,5 +1,6 @@
 // Package snapshot keeps snapshots of a cluster in files: it saves one from a
-// member, proves that it is whole, and records beside it what it holds.
+// member, proves that it is whole, records beside it what it holds, and makes one
+// whose revision is higher for a cluster that is restored.
 package snapshot
 
 import (
