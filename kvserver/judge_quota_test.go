@@ -22,9 +22,13 @@ func TestQuotaIsEtcds(t *testing.T) {
 	etcd, ours := bothSidesWith(t, func(etcd *embed.Config, ours *Config) {
 		etcd.QuotaBackendBytes, ours.QuotaBackendBytes = quota, quota
 	})
-	full := map[side]int{etcd: fill(t, etcd), ours: fill(t, ours)}
-	if full[ours] < 15 || full[ours] > 17 {
-		t.Errorf("%d puts of 64 KiB filled %d bytes", full[ours], quota)
+	made := map[side]int{etcd: fill(t, etcd), ours: fill(t, ours)}
+	full := map[side]int{etcd: keysOf(t, etcd), ours: keysOf(t, ours)}
+	if full[ours] < 15 || full[ours] > 17 || full[ours] != made[ours] {
+		t.Errorf("%d puts of 64 KiB, and %d keys, filled %d bytes", made[ours], full[ours], quota)
+	}
+	if more := full[etcd] - made[etcd]; more != 0 && more != 1 {
+		t.Errorf("etcd made %d puts, and has %d keys", made[etcd], full[etcd])
 	}
 	k := func(text string) []byte { return []byte(text) }
 	for _, c := range []call{
@@ -120,6 +124,13 @@ func fill(t *testing.T, s side) int {
 		}
 		return n
 	}
+}
+
+// keysOf counts what fill has put. etcd makes the put for which it finds no room
+// any more, and refuses it, when it has noticed how full it is only meanwhile.
+func keysOf(t *testing.T, s side) int {
+	t.Helper()
+	return int(must(t, s, pb.NewKVClient(s.conn).Range, &pb.RangeRequest{Key: []byte("fill"), RangeEnd: []byte("film"), CountOnly: true}).Count)
 }
 
 // unnumbered is an answer without what depends on how much was put before.

@@ -310,21 +310,23 @@ var handedOut atomic.Int32
 
 const firstPort = 10000
 
-// addresses are URLs on which nothing listens.
+// addresses are URLs on which nothing listens. It is found out by connecting: a
+// process that is just being started would hold a listener for a moment after it
+// was closed here.
 func addresses(t *testing.T, n int) (urls []string) {
 	t.Helper()
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.%d", 100+pid>>16&31, pid>>8&255, pid&255) // of this process alone
 	for len(urls) < n {
-		address := fmt.Sprintf("%s:%d", host, firstPort+handedOut.Add(1))
-		listener, err := net.Listen("tcp", address)
+		address := net.JoinHostPort(host, fmt.Sprint(firstPort+handedOut.Add(1)))
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
-			continue // somebody else's
+			urls = append(urls, "http://"+address)
+			continue
 		}
-		if err := listener.Close(); err != nil {
+		if err := conn.Close(); err != nil { // somebody else's
 			t.Fatal(err)
 		}
-		urls = append(urls, "http://"+address)
 	}
 	return urls
 }

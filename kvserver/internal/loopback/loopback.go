@@ -3,9 +3,10 @@ package loopback
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
+	"sync/atomic"
 	"testing"
 )
 
@@ -20,19 +21,23 @@ func Host() string {
 	return fmt.Sprintf("127.%d.%d.%d", 160+pid>>16&63, pid>>8&255, pid&255)
 }
 
-// Address returns a host:port on which nothing listens.
+// handedOut counts the ports of Host that were given.
+var handedOut atomic.Int64
+
+// Address returns a host:port on which nothing listens, another one each time. It
+// finds out by connecting: a process that is just being started, by another test,
+// would hold a listener for a moment after it was closed here.
 func Address(t testing.TB) string {
 	t.Helper()
 	for range 200 {
-		address := fmt.Sprintf("%s:%d", Host(), firstPort+rand.IntN(lastPort-firstPort)) //nolint:gosec // any port will do
-		listener, err := net.Listen("tcp", address)
+		address := net.JoinHostPort(Host(), strconv.FormatInt(firstPort+handedOut.Add(1)%(lastPort-firstPort), 10))
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
-			continue
+			return address
 		}
-		if err := listener.Close(); err != nil {
+		if err := conn.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return address
 	}
 	t.Fatalf("no free port on %s", Host())
 	return ""
