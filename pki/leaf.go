@@ -20,9 +20,11 @@ const (
 	peerName            = "peer"
 	healthcheckClient   = "healthcheck-client"
 	apiserverEtcdClient = "apiserver-etcd-client"
-
-	healthcheckName = "kube-etcd-healthcheck-client"
 )
+
+// HealthcheckUser is whom muster's own client certificate names: kubeadm's name
+// for it, and the user when a cluster has auth on.
+const HealthcheckUser = "kube-etcd-healthcheck-client"
 
 // Role is what a certificate is for.
 type Role string
@@ -88,7 +90,7 @@ func (s Spec) leaves() []leaf {
 			}})
 	}
 	return append(all,
-		leaf{healthcheckClient, Client, "", healthcheckName, nil, client, func(b *Bundle, p Pair) { b.HealthcheckClient = p }},
+		leaf{healthcheckClient, Client, "", HealthcheckUser, nil, client, func(b *Bundle, p Pair) { b.HealthcheckClient = p }},
 		leaf{apiserverEtcdClient, Client, "", "kube-apiserver-etcd-client", nil, client, func(b *Bundle, p Pair) { b.APIServerEtcdClient = p }})
 }
 

@@ -144,7 +144,7 @@ func (s *Store) nextClient(d directory, spec Spec, key, cert []byte) error {
 		return err
 	}
 	run := &issuing{dir: d, ca: ca}
-	want := leaf{path: nextClient, role: Client, commonName: healthcheckName, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	want := leaf{path: nextClient, role: Client, commonName: HealthcheckUser, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	pair, err := ca.issue(want, spec.Algorithm, s.now(), spec.LeafLifetime)
 	if err != nil {
 		return err

@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"muster/pki"
 	"muster/provision/remote"
 	"muster/provision/runner"
 	"muster/provision/step"
@@ -38,6 +41,9 @@ func (f *Failure) Hint() string {
 	var cause interface{ Hint() string }
 	if errors.As(f.Errors, &cause) && cause.Hint() != "" {
 		return cause.Hint()
+	}
+	if errors.Is(f.Errors, rpctypes.ErrPermissionDenied) || errors.Is(f.Errors, rpctypes.ErrUserEmpty) {
+		return fmt.Sprintf("auth is on, and muster's certificate is the user %[1]s; give it the role root: etcdctl --user root user add %[1]s --no-password, etcdctl --user root user grant-role %[1]s root", pki.HealthcheckUser)
 	}
 	return "correct the cause and run the same command again; it goes on from what is there"
 }
