@@ -108,7 +108,7 @@ func TestRestore(t *testing.T) {
 	}); !errors.Is(err, ErrDeclined) {
 		t.Fatalf("error %v", err)
 	}
-	if c := asked.Current; asked.Snapshot.Revision != revision || asked.Origin.ClusterID != before || c == nil || c.Revision != lost+1 || c.Keys != 2 || c.ClusterID != before || len(asked.Aside) != 3 {
+	if c := asked.Current; asked.Snapshot.Revision != revision || asked.Begins != revision+bumpRevision || asked.Origin.ClusterID != before || c == nil || c.Revision != lost+1 || c.Keys != 2 || c.ClusterID != before || len(asked.Aside) != 3 {
 		t.Errorf("what would be lost: %+v, now %+v", asked, asked.Current)
 	}
 	if changed := l.events.texts(step.Changed); len(changed) > 0 {

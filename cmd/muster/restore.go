@@ -44,10 +44,12 @@ where that one has stopped.
 
 Clients may have seen what the snapshot does not have: a kube-apiserver, and
 whoever watches through it. The new cluster's revision is therefore higher than
-any of theirs, by --bump-revision, and its history begins there, so that each of
-them is told to read everything anew; nothing has to be restarted. 1000000000
-are 1500 writes a second for a week. With 0 the revisions since the snapshot
-come once more, for other writes.`,
+the snapshot's, by --bump-revision, and its history begins there. Clients that
+have seen less are told to read everything anew; nothing has to be restarted.
+1000000000 are 1500 writes a second for a week. It takes more to restore once
+again what is older than an earlier restore, and restore says so when the cluster
+still answers. With 0 the revisions since the snapshot come once more, for other
+writes.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.restore(cmd.Context(), flags, args[0], lose, bump)
@@ -146,15 +148,18 @@ func lossText(l step.Loss) string {
 	switch c := l.Current; {
 	case c == nil:
 		fmt.Fprintf(&b, "cluster %s does not answer: what was written since the snapshot cannot be told, and WILL BE LOST\n", l.Cluster)
-	case l.Origin.ClusterID != "" && l.Origin.ClusterID != c.ClusterID:
-		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
 	case l.Origin.ClusterID == "":
 		// Another cluster's revisions say nothing, nor do those that a restore has left out.
 		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: whatever of that the snapshot does not have WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
+	case l.Origin.ClusterID != c.ClusterID:
+		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
 	case c.Revision > l.Snapshot.Revision:
 		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s: %s since the snapshot WILL BE LOST\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"), count(int(c.Revision-l.Snapshot.Revision), "revision"))
 	default:
 		fmt.Fprintf(&b, "cluster %s (%s) is at revision %d and has %s\n", l.Cluster, c.ClusterID, c.Revision, count(int(c.Keys), "key"))
+	}
+	if c := l.Current; c != nil && l.Begins > l.Snapshot.Revision && l.Begins <= c.Revision {
+		fmt.Fprintf(&b, "the new cluster would begin at revision %d, which clients have seen already: say --bump-revision %d, or restart every client\n", l.Begins, c.Revision-l.Snapshot.Revision+defaultBump)
 	}
 	b.WriteString("every client is cut off until the new cluster is up; the old data is moved aside:\n")
 	for _, at := range l.Aside {

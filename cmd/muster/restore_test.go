@@ -71,21 +71,25 @@ func TestLossText(t *testing.T) {
 	for name, test := range map[string]struct {
 		origin  snapshot.Origin
 		current *step.Current
+		begins  int64
 		want    string
 	}{
-		"nobody answers": {ours, nil, begins + " (from cluster prod, a1)\ncluster prod does not answer: what was written since the snapshot cannot be told, and WILL BE LOST\n" + ends},
-		"written since": {ours, &step.Current{ClusterID: "a1", Revision: 43, Keys: 3},
+		"nobody answers": {ours, nil, 140, begins + " (from cluster prod, a1)\ncluster prod does not answer: what was written since the snapshot cannot be told, and WILL BE LOST\n" + ends},
+		"written since": {ours, &step.Current{ClusterID: "a1", Revision: 43, Keys: 3}, 140,
 			begins + " (from cluster prod, a1)\ncluster prod (a1) is at revision 43 and has 3 keys: 3 revisions since the snapshot WILL BE LOST\n" + ends},
-		"nothing since": {ours, &step.Current{ClusterID: "a1", Revision: 40, Keys: 2},
+		"nothing since": {ours, &step.Current{ClusterID: "a1", Revision: 40, Keys: 2}, 140,
 			begins + " (from cluster prod, a1)\ncluster prod (a1) is at revision 40 and has 2 keys\n" + ends},
-		"another cluster": {ours, &step.Current{ClusterID: "b2", Revision: 41, Keys: 1},
+		"another cluster": {ours, &step.Current{ClusterID: "b2", Revision: 41, Keys: 1}, 140,
 			begins + " (from cluster prod, a1)\ncluster prod (b2) is at revision 41 and has 1 key: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n" + ends},
 		// It may have been restored from this one, at a revision far above.
-		"of unknown origin": {snapshot.Origin{}, &step.Current{ClusterID: "b2", Revision: 1000000041, Keys: 1},
+		"of unknown origin": {snapshot.Origin{}, &step.Current{ClusterID: "b2", Revision: 1000000041, Keys: 1}, 40,
 			begins + "\ncluster prod (b2) is at revision 1000000041 and has 1 key: whatever of that the snapshot does not have WILL BE LOST\n" + ends},
+		"a revision that was seen": {ours, &step.Current{ClusterID: "b2", Revision: 143, Keys: 1}, 140,
+			begins + " (from cluster prod, a1)\ncluster prod (b2) is at revision 143 and has 1 key: THIS SNAPSHOT IS ANOTHER CLUSTER'S, and all of that WILL BE LOST\n" +
+				"the new cluster would begin at revision 140, which clients have seen already: say --bump-revision 1000000103, or restart every client\n" + ends},
 	} {
 		got := lossText(step.Loss{
-			Cluster: "prod", Snapshot: snapshot.Contents{Revision: 40, Keys: 2}, Origin: test.origin, Current: test.current,
+			Begins: test.begins, Cluster: "prod", Snapshot: snapshot.Contents{Revision: 40, Keys: 2}, Origin: test.origin, Current: test.current,
 			Aside: []step.Aside{{Host: "m0", Dir: "/var/lib/muster"}},
 		})
 		if got != test.want {

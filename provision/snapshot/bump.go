@@ -16,10 +16,9 @@ import (
 
 // Bump writes the snapshot from, of which Check has said what it holds, to the
 // file to, as one whose history is compacted up to a revision that is higher by
-// so many. The keys are the same. A cluster that is founded from it gives no
-// revision that a client may have seen to another change, and answers one who
-// asks for what came since that it is compacted: such a client reads everything
-// anew, where it would go on with what is no more (etcd issue 16028, and
+// so many. The keys are the same. A cluster that is founded from it gives none of
+// the revisions up to that one to another change, and answers a client that asks
+// for them that they are compacted: such a client reads everything anew, where it would go on with what is no more (etcd issue 16028, and
 // "etcdutl snapshot restore --bump-revision --mark-compacted").
 //
 // One snapshot and one number always give the same file. Errors are those of

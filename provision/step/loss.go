@@ -20,6 +20,8 @@ type Loss struct {
 	// is recorded.
 	Snapshot snapshot.Contents `json:"snapshot"`
 	Origin   snapshot.Origin   `json:"origin"`
+	// Begins is the revision at which the restored cluster begins.
+	Begins int64 `json:"begins"`
 	// Current is what there is; nil when no member answers, so that nobody
 	// knows.
 	Current *Current `json:"current,omitempty"`
@@ -45,7 +47,7 @@ type Aside struct {
 // there is no data, nobody is asked.
 func (s *Restore) Confirm(ask func(Loss) (bool, error)) func(context.Context, *Run) error {
 	return func(ctx context.Context, r *Run) error {
-		loss := Loss{Cluster: r.Cluster.Name, Snapshot: s.Saved, Origin: s.Origin}
+		loss := Loss{Cluster: r.Cluster.Name, Snapshot: s.Saved, Origin: s.Origin, Begins: s.Contents.Revision}
 		for _, h := range r.Hosts {
 			if h.Facts.Data == observed.DataFilled && !s.continues(h) {
 				loss.Aside = append(loss.Aside, Aside{h.Name, h.Want.Member.DataDir})
